@@ -1,0 +1,1 @@
+"""Akin's application code: use cases, catalog, vectors, storage, encoders, API and command line."""

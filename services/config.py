@@ -1,0 +1,126 @@
+"""One typed Settings object, read from AKIN_* variables and checked when a process starts."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.errors import ConfigurationError
+
+MEGABYTE = 1024 * 1024
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Each field is the variable AKIN_<NAME IN CAPITALS>.
+
+    The four addresses may stay unset: `akin up` then runs an embedded server (Redis, Milvus Lite)
+    or uses a file under `data_dir` (SQLite, blobs).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="AKIN_", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path(".akin"), description="where the embedded parts keep their files")
+    database_url: str | None = Field(None, description="SQLAlchemy URL of SQLite or PostgreSQL")
+    redis_url: SecretStr | None = Field(None, description="redis:// URL of the broker (maxmemory-policy noeviction)")
+    milvus_uri: str | None = Field(None, description="http:// address of Milvus")
+    milvus_token: SecretStr | None = Field(None, description="token or user:password of Milvus")
+    storage_url: str | None = Field(None, description="file://, s3://, gs:// or az:// prefix for picture bytes")
+    secret_key: SecretStr | None = Field(None, description="signs the browser's session cookie")
+
+    host: str = Field("127.0.0.1", description="address that the API binds to")
+    port: int = Field(8080, ge=1, le=65535, description="port of the API; `akin up` takes a free one if it is taken")
+    api_threads: Positive = Field(8, description="request threads of one API process")
+    api_processes: Positive = Field(1, description="API processes")
+
+    api_url: str | None = Field(None, description="where the command line finds the API")
+    api_key: SecretStr | None = Field(None, description="the key that the command line uses")
+
+    default_encoder: str = Field("conv-ae-200", description="encoder of a new catalog's first index")
+    device: str = Field("auto", description="torch device of workers: auto, cpu, cuda, cuda:1, mps")
+
+    max_image_bytes: Positive = Field(32 * MEGABYTE, description="largest accepted picture, in bytes")
+    max_image_pixels: Positive = Field(128_000_000, description="largest accepted width × height")
+    max_request_bytes: Positive = Field(256 * MEGABYTE, description="largest accepted request body")
+    max_import_files: Positive = Field(1000, description="files in one import request")
+
+    decode_processes: Positive = Field(max(1, min(8, os.cpu_count() or 1)), description="decoding processes of a worker")
+    decode_timeout: Seconds = Field(20.0, description="seconds that decoding one picture may take")
+    decode_memory: Positive = Field(2048 * MEGABYTE, description="bytes of address space of a decoding process")
+
+    embed_batch: Positive = Field(64, description="pictures encoded together")
+    lease_seconds: Seconds = Field(60.0, description="how long a worker may hold claimed ledger rows")
+    max_attempts: Positive = Field(3, description="times that an embedding is tried before it is failed")
+    wake_seconds: Seconds = Field(2.0, description="how often the scheduler wakes the loop for pending rows")
+
+    query_queue: Positive = Field(64, description="queries that may wait to be encoded")
+    query_batch: Positive = Field(16, description="queries encoded together")
+    query_deadline: Seconds = Field(5.0, description="seconds until a query is given up")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @property
+    def database(self) -> str:
+        """URL of the metadata database; SQLite under data_dir unless configured."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'akin.db'}"
+
+    @property
+    def storage(self) -> str:
+        """URL of the blob store; a directory under data_dir unless configured."""
+        return self.storage_url or (self.data_dir / "blobs").as_uri()
+
+    @property
+    def redis(self) -> str:
+        """URL of Redis.
+
+        Raises:
+            ConfigurationError: AKIN_REDIS_URL is unset.
+        """
+        if self.redis_url is None:
+            raise ConfigurationError("no Redis: set AKIN_REDIS_URL, or run `akin up`, which starts one")
+        return self.redis_url.get_secret_value()
+
+    @property
+    def milvus(self) -> str:
+        """Address of Milvus.
+
+        Raises:
+            ConfigurationError: AKIN_MILVUS_URI is unset.
+        """
+        if self.milvus_uri is None:
+            raise ConfigurationError("no Milvus: set AKIN_MILVUS_URI, or run `akin up`, which starts one")
+        return self.milvus_uri
+
+    @cached_property
+    def milvus_secret(self) -> str:
+        """Token of Milvus, empty where it needs none."""
+        return self.milvus_token.get_secret_value() if self.milvus_token else ""
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        ConfigurationError: a variable is unknown or has a bad value; the message names each.
+    """
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith("AKIN_") and name[5:].lower() not in Settings.model_fields and name != "AKIN_REQUIRE"
+    )
+    if unknown:
+        raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(f"AKIN_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(problems) from error
