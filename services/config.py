@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     max_request_bytes: Positive = Field(256 * MEGABYTE, description="largest accepted request body")
     max_import_files: Positive = Field(1000, description="files in one import request")
 
-    decode_processes: Positive = Field(max(1, min(8, os.cpu_count() or 1)), description="decoding processes of a worker")
+    decode_processes: Positive = Field(
+        max(1, min(8, os.cpu_count() or 1)), description="decoding processes of a worker"
+    )
     decode_timeout: Seconds = Field(20.0, description="seconds that decoding one picture may take")
     decode_memory: Positive = Field(2048 * MEGABYTE, description="bytes of address space of a decoding process")
 

@@ -1,0 +1,1 @@
+"""HTTP: parse, one call of a use case, answer."""

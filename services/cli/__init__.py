@@ -1,0 +1,44 @@
+"""The `akin` command."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+# Each is a module of this package with a command of its name. Imported when asked for: most need no torch,
+# no Milvus client and no SQL, and a command line should answer at once.
+COMMANDS = {
+    "up": "Run Akin on this machine.",
+    "demo": "See it all work: sample pictures in, look-alikes out.",
+    "ingest": "Upload folders and zips of pictures.",
+    "search": "Find look-alikes of a picture.",
+    "samples": "Draw a sample catalogue.",
+    "train": "Train an encoder.",
+    "encoders": "List and register encoders.",
+    "reindex": "Embed a catalog anew with another encoder.",
+    "keys": "List, make and revoke API keys.",
+    "doctor": "Check what is configured and reachable.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"services.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands)
+@click.version_option(package_name="akin")
+def main() -> None:
+    """Akin finds pictures that look alike."""

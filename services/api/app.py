@@ -1,0 +1,84 @@
+"""The Flask application. Creating it connects to nothing and imports no torch."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from tempfile import NamedTemporaryFile
+
+from flask import Flask, Response
+from werkzeug.routing import IntegerConverter, Map
+
+from services.api import admin, errors, health, images, imports, items, openapi, pages, search
+from services.api.contract import check_request_size
+from services.config import MEGABYTE, Settings
+from services.wiring import Services
+
+ROUTERS = (images.router, imports.router, items.router, search.router, admin.router)
+MAX_FORM_TEXT = 16 * MEGABYTE
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+class Id64(IntegerConverter):
+    """Ids that a database can hold; larger ones are not found."""
+
+    def __init__(self, url_map: Map) -> None:
+        super().__init__(url_map, max=2**63 - 1)
+
+
+def create_app(services: Services) -> Flask:
+    """The application over these services."""
+    settings = services.settings
+    app = Flask("services.api")
+    app.url_map.converters["id64"] = Id64
+    app.url_map.strict_slashes = True
+    app.config.update(
+        SECRET_KEY=_secret_key(settings),
+        SESSION_COOKIE_NAME="akin",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Strict",
+        MAX_CONTENT_LENGTH=settings.max_request_bytes,
+        MAX_FORM_MEMORY_SIZE=MAX_FORM_TEXT,
+        # One more than may be, so that our own message says what the limit is.
+        MAX_FORM_PARTS=settings.max_import_files + 10,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["akin"] = services
+    errors.install(app)
+    app.before_request(lambda: check_request_size(settings.max_request_bytes))
+    app.after_request(_harden)
+    for router in ROUTERS:
+        app.register_blueprint(router.blueprint)
+    app.register_blueprint(health.blueprint)
+    app.register_blueprint(pages.blueprint)
+    app.extensions["akin.openapi"] = openapi.document([o for router in ROUTERS for o in router.operations])
+    return app
+
+
+def _harden(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def _secret_key(settings: Settings) -> str:
+    """The configured key of session cookies, or one made once and kept in the data directory."""
+    if settings.secret_key:
+        return settings.secret_key.get_secret_value()
+    path = settings.data_dir / "secret"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Several API processes may start at once: the first to link its file decides, and no one sees half a file.
+    with NamedTemporaryFile("w", dir=path.parent) as draft, suppress(FileExistsError):
+        draft.write(secrets.token_urlsafe(32))
+        draft.flush()
+        os.link(draft.name, path)
+    return path.read_text()

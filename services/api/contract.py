@@ -1,0 +1,178 @@
+"""Routes as declarations: scope, input, output and errors, from which requests are checked and OpenAPI is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from http import HTTPStatus
+from typing import Any, Generic, TypeVar
+
+from flask import Blueprint, Response, current_app, jsonify, request
+from pydantic import BaseModel, ValidationError
+from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import BadRequest
+
+from services.api.auth import Caller, authenticate
+from services.api.errors import invalid
+from services.catalog.keys import Scope
+from services.errors import AkinError, InvalidRequest, TooLarge
+from services.wiring import Services
+
+QueryT = TypeVar("QueryT", bound=BaseModel | None)
+BodyT = TypeVar("BodyT", bound=BaseModel | None)
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+
+
+@dataclass(frozen=True)
+class Call(Generic[QueryT, BodyT]):
+    """A checked request: what a route's function gets."""
+
+    services: Services
+    caller: Caller
+    query: QueryT
+    body: BodyT
+    files: tuple[FileStorage, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a route declares; the OpenAPI document is written from these."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    description: str
+    scope: Scope
+    query: type[BaseModel] | None
+    body: type[BaseModel] | None
+    accepts: tuple[str, ...]
+    file_fields: tuple[str, ...]
+    status: HTTPStatus
+    returns: type[BaseModel] | None
+    media_types: tuple[str, ...]
+    errors: tuple[type[AkinError], ...]
+
+
+class Router:
+    """Collects operations and makes Flask views of them."""
+
+    def __init__(self, name: str) -> None:
+        self.blueprint = Blueprint(name, __name__)
+        self.operations: list[Operation] = []
+
+    def route(
+        self,
+        method: str,
+        path: str,
+        *,
+        scope: Scope,
+        query: type[BaseModel] | None = None,
+        body: type[BaseModel] | None = None,
+        accepts: tuple[str, ...] = (JSON,),
+        files: tuple[str, ...] = (),
+        status: HTTPStatus = HTTPStatus.OK,
+        returns: type[BaseModel] | None = None,
+        media_types: tuple[str, ...] = (),
+        errors: tuple[type[AkinError], ...] = (),
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare a route.
+
+        Args:
+            files: members of `body` that are files of a form.
+            returns: the answer's type; without it and without `media_types` the answer is empty.
+            media_types: what the function's own Response may contain instead of JSON.
+            errors: beyond those that every route can raise.
+        """
+
+        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+            summary, _, description = (function.__doc__ or "").strip().partition("\n")
+            self.operations.append(
+                Operation(
+                    method, path, function.__name__, summary, description.strip(), scope, query, body, accepts, files,
+                    status, returns, media_types, errors,
+                )
+            )  # fmt: skip
+
+            @wraps(function)
+            def view(**path_arguments: Any) -> Response:
+                services: Services = current_app.extensions["akin"]
+                caller = authenticate(services, request, scope)
+                sent, attached = _body(accepts, files) if body else ({}, ())
+                call = Call(
+                    services,
+                    caller,
+                    _checked(query, request.args.to_dict(), ignore="catalog") if query else None,
+                    _checked(body, sent) if body else None,
+                    attached,
+                )
+                return _answer(function(call, **path_arguments), status)
+
+            self.blueprint.add_url_rule(path, function.__name__, view, methods=[method])
+            return function
+
+        return declare
+
+
+def _body(accepts: tuple[str, ...], files: tuple[str, ...]) -> tuple[Any, tuple[FileStorage, ...]]:
+    """What was sent, as the members of the body's type, and its files."""
+    if request.mimetype not in accepts:
+        raise InvalidRequest(f"send {' or '.join(accepts)}, not {request.mimetype or 'a body without a type'}")
+    if request.mimetype == JSON:
+        try:
+            return request.get_json(), ()
+        except BadRequest as error:
+            raise InvalidRequest("the body is not valid JSON", code="invalid_json") from error
+    sent: dict[str, Any] = {}
+    for name, values in request.form.lists():
+        if len(values) > 1:
+            raise InvalidRequest(f"{name}: was sent {len(values)} times")
+        sent[name] = values[0]
+    attached: list[FileStorage] = []
+    for name, parts in request.files.lists():
+        attached += parts
+        # A text member, such as a manifest, may be sent as a file.
+        sent[name] = [part.read() for part in parts] if name == "files" else _single(name, parts, name in files)
+    return sent, tuple(attached)
+
+
+def _single(name: str, parts: list[FileStorage], binary: bool) -> bytes | str:
+    if len(parts) > 1:
+        raise InvalidRequest(f"{name}: was sent {len(parts)} times")
+    data: bytes = parts[0].read()
+    try:
+        return data if binary else data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{name}: is not UTF-8 text") from error
+
+
+def _checked(model: type[BaseModel], sent: Mapping[str, Any], ignore: str = "") -> BaseModel:
+    if not isinstance(sent, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    try:
+        return model.model_validate({name: value for name, value in sent.items() if name != ignore})
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def _answer(result: Any, status: HTTPStatus) -> Response:
+    if isinstance(result, Response):
+        return result
+    if result is None:
+        return Response(status=status)
+    response = jsonify(result.model_dump(mode="json"))
+    response.status_code = status
+    return response
+
+
+def check_request_size(limit: int) -> None:
+    """Refuse a body that says it is too large before it is read.
+
+    Raises:
+        TooLarge: Content-Length is over the limit.
+    """
+    if request.content_length is not None and request.content_length > limit:
+        raise TooLarge(f"a request may have {limit} bytes, this one has {request.content_length}")

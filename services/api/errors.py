@@ -1,0 +1,95 @@
+"""Every error as application/problem+json, from one table."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, jsonify
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from services.errors import (
+    AkinError,
+    Conflict,
+    EncoderError,
+    Forbidden,
+    ImageRejected,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[AkinError], HTTPStatus] = {
+    InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ImageRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    EncoderError: HTTPStatus.CONFLICT,
+    Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+RETRY_AFTER = 2
+
+
+def install(app: Flask) -> None:
+    """Answer every error of the application as a problem document."""
+    app.register_error_handler(AkinError, from_akin)
+    app.register_error_handler(HTTPException, _from_http)
+    app.register_error_handler(Exception, _from_bug)
+
+
+def problem(status: HTTPStatus, code: str, detail: str, **facts: Any) -> Response:
+    """A problem document (RFC 9457)."""
+    body = {"type": f"/docs#{code}", "title": status.phrase, "status": status, "detail": detail, "code": code, **facts}
+    response = jsonify(body)
+    response.status_code = status
+    response.content_type = "application/problem+json"
+    return response
+
+
+def invalid(error: ValidationError) -> InvalidRequest:
+    """What pydantic found wrong with a request."""
+    fields = [
+        {"field": ".".join(map(str, e["loc"])) or "body", "message": e["msg"].removeprefix("Value error, ")}
+        for e in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    detail = "; ".join(f"{field['field']}: {field['message']}" for field in fields[:3])
+    return InvalidRequest(detail, errors=fields)
+
+
+def from_akin(error: AkinError) -> Response:
+    """The table's answer to a typed error."""
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
+    response = problem(status, error.code, error.detail, **error.facts)
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="akin"'
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        logger.warning("%s: %s", error.code, error.detail)
+        response.headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_AFTER))
+    return response
+
+
+def _from_http(error: HTTPException) -> Response:
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    response = problem(status, status.name.lower(), error.description or status.phrase)
+    for name, value in error.get_headers():
+        if name not in ("Content-Type", "Content-Length"):
+            response.headers[name] = value
+    return response
+
+
+def _from_bug(error: Exception) -> Response:
+    logger.exception("unexpected error", exc_info=error)
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "an unexpected error; the server's log has the details"
+    )

@@ -1,0 +1,80 @@
+"""Bulk upload, and jobs."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import PurePosixPath
+
+from services import ingest
+from services.api import present
+from services.api.contract import FORM, Call, Router
+from services.api.schemas import EntryError, EntryMeta, ImportUpload, JobList, JobListQuery, JobOut, Page, PageQuery
+from services.catalog import jobs
+from services.catalog.items import ItemFields
+from services.catalog.keys import Scope
+from services.errors import InvalidRequest, TooLarge
+from services.ingest import Upload
+
+router = Router("imports")
+
+UNNAMED = "file"
+
+
+@router.route(
+    "POST",
+    "/v1/imports",
+    scope=Scope.INGEST,
+    body=ImportUpload,
+    accepts=(FORM,),
+    files=("files",),
+    status=HTTPStatus.ACCEPTED,
+    returns=JobOut,
+)
+def start_import(call: Call[None, ImportUpload]) -> JobOut:
+    """Upload many pictures in one request.
+
+    Each file is an entry of the job; one that fails is listed under the job's errors and stops none of the
+    others. Without a manifest a file's item is its name without the extension.
+    """
+    files, manifest = call.body.files, call.body.manifest
+    if len(files) > call.services.settings.max_import_files:
+        raise TooLarge(f"an import may have {call.services.settings.max_import_files} files, not {len(files)}")
+    if manifest is not None and len(manifest) != len(files):
+        raise InvalidRequest(f"manifest: has {len(manifest)} members for {len(files)} files")
+    names = [part.filename or UNNAMED for part in call.files if part.name == "files"]
+    metas = manifest or [EntryMeta()] * len(files)
+    uploads = [Upload(name, data, _fields(name, meta)) for name, data, meta in zip(names, files, metas, strict=True)]
+    job_id = ingest.start_import(call.services, call.caller.catalog_id, uploads)
+    with call.services.database.reading() as session:
+        return present.job(session, jobs.get(session, job_id))
+
+
+def _fields(name: str, meta: EntryMeta) -> ItemFields:
+    item_id = meta.item_id or str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else UNNAMED
+    return ItemFields(item_id[:512], meta.title, meta.url, meta.attributes)
+
+
+@router.route("GET", "/v1/jobs", scope=Scope.INGEST, query=JobListQuery, returns=JobList)
+def list_jobs(call: Call[JobListQuery, None]) -> JobList:
+    """The latest jobs, newest first."""
+    with call.services.database.reading() as session:
+        rows = jobs.page(session, call.caller.catalog_id, call.query.limit)
+        return JobList(data=[present.job(session, row) for row in rows])
+
+
+@router.route("GET", "/v1/jobs/<job_id>", scope=Scope.INGEST, returns=JobOut)
+def get_job(call: Call[None, None], job_id: str) -> JobOut:
+    """State, counts, rate and first errors of a job."""
+    with call.services.database.reading() as session:
+        return present.job(session, jobs.get(session, job_id, call.caller.catalog_id))
+
+
+@router.route("GET", "/v1/jobs/<job_id>/errors", scope=Scope.INGEST, query=PageQuery, returns=Page[EntryError])
+def list_job_errors(call: Call[PageQuery, None], job_id: str) -> Page[EntryError]:
+    """Every failed entry of an import, with its reason."""
+    query = call.query
+    with call.services.database.reading() as session:
+        job = jobs.get(session, job_id, call.caller.catalog_id)
+        rows = jobs.failed_entries(session, job.id, after=query.cursor, limit=query.limit)
+        last = str(rows[-1].id) if len(rows) == query.limit else None
+        return Page(data=[present.entry_error(row) for row in rows], next_cursor=last)

@@ -1,0 +1,62 @@
+"""Items: what the client knows by its own ids."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from services import search
+from services.api import present
+from services.api.contract import Call, Router
+from services.api.schemas import ItemChange, ItemDetail, ItemOut, Page, PageQuery, SearchOut, SearchQuery
+from services.catalog import catalogs, items
+from services.catalog.items import ItemFields
+from services.catalog.keys import Scope
+from services.errors import InvalidRequest
+
+router = Router("items")
+
+
+@router.route("GET", "/v1/items", scope=Scope.SEARCH, query=PageQuery, returns=Page[ItemOut])
+def list_items(call: Call[PageQuery, None]) -> Page[ItemOut]:
+    """List items in the order they were created."""
+    query = call.query
+    with call.services.database.reading() as session:
+        rows = items.page(session, call.caller.catalog_id, after=query.cursor, limit=query.limit)
+        last = str(rows[-1].id) if len(rows) == query.limit else None
+        return Page(data=[present.item(row) for row in rows], next_cursor=last)
+
+
+@router.route("GET", "/v1/items/<path:item_id>", scope=Scope.SEARCH, returns=ItemDetail)
+def get_item(call: Call[None, None], item_id: str) -> ItemDetail:
+    """One item with its pictures."""
+    with call.services.database.reading() as session:
+        return present.item_detail(session, items.get(session, call.caller.catalog_id, item_id))
+
+
+@router.route("PUT", "/v1/items/<path:item_id>", scope=Scope.INGEST, body=ItemChange, returns=ItemDetail)
+def put_item(call: Call[None, ItemChange], item_id: str) -> ItemDetail:
+    """Create an item or change what is known of it; its pictures stay as they are."""
+    if len(item_id) > 512:
+        raise InvalidRequest("item_id: may have 512 characters")
+    body, catalog_id = call.body, call.caller.catalog_id
+    with call.services.database.transaction() as session:
+        items.upsert(session, catalog_id, ItemFields(item_id, body.title, body.url, body.attributes))
+        return present.item_detail(session, items.get(session, catalog_id, item_id))
+
+
+@router.route("DELETE", "/v1/items/<path:item_id>", scope=Scope.INGEST, status=HTTPStatus.NO_CONTENT)
+def delete_item(call: Call[None, None], item_id: str) -> None:
+    """Delete an item and its pictures: gone from searches at once."""
+    with call.services.database.transaction() as session:
+        catalogs.lock_shared(session, call.caller.catalog_id)
+        items.remove(session, call.caller.catalog_id, item_id)
+
+
+@router.route("GET", "/v1/items/<path:item_id>/similar", scope=Scope.SEARCH, query=SearchQuery, returns=SearchOut)
+def similar_items(call: Call[SearchQuery, None], item_id: str) -> SearchOut:
+    """Pictures of other items that look like this item."""
+    query = call.query
+    answer = search.similar_items(
+        call.services, call.caller.catalog_id, item_id, limit=query.limit, min_score=query.min_score
+    )
+    return present.search(answer)

@@ -1,0 +1,179 @@
+"""Rows of the catalog as documented answers."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from sqlalchemy.orm import Session
+
+from services import reindex
+from services.api.schemas import (
+    CatalogOut,
+    EntryError,
+    HitOut,
+    ImageOut,
+    ImageState,
+    IndexOut,
+    ItemDetail,
+    ItemOut,
+    JobOut,
+    SearchOut,
+)
+from services.catalog import catalogs, indexes, items, jobs, ledger
+from services.catalog.database import now
+from services.catalog.models import Catalog, EmbeddingState, EntryState, Image, IndexRow, Item, Job, JobEntry, JobState
+from services.search import Answer
+
+FIRST_ERRORS = 10
+FINISHED = (JobState.FINISHED, JobState.FINISHED_WITH_ERRORS)
+
+
+def item(row: Item) -> ItemOut:
+    """An item without its pictures."""
+    path = f"/v1/items/{quote(row.item_id, safe='')}"
+    return ItemOut(
+        item_id=row.item_id,
+        title=row.title,
+        url=row.url,
+        attributes=row.attributes,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        links={"self": path, "similar": f"{path}/similar"},
+    )
+
+
+def item_detail(session: Session, row: Item) -> ItemDetail:
+    """An item with its pictures."""
+    pictures = [_image(picture, row) for picture in items.images_of(session, row.id)]
+    return ItemDetail(**item(row).model_dump(), images=pictures)
+
+
+def image(row: Image) -> ImageOut:
+    """A living picture whose item is loaded."""
+    assert row.item is not None
+    return _image(row, row.item)
+
+
+def _image(row: Image, owner: Item) -> ImageOut:
+    path = f"/v1/images/{row.id}"
+    return ImageOut(
+        id=row.id,
+        item_id=owner.item_id,
+        sha256=row.sha256,
+        format=row.format,
+        width=row.width,
+        height=row.height,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
+        links={
+            "self": path,
+            "content": f"{path}/content",
+            "thumbnail": f"{path}/thumbnail",
+            "item": f"/v1/items/{quote(owner.item_id, safe='')}",
+        },
+    )
+
+
+def image_state(session: Session, row: Image) -> ImageState:
+    """A living picture with its state in the live index."""
+    found = ledger.live_row(session, row.id)
+    failed = found is not None and found.state == EmbeddingState.FAILED
+    indexed = found is not None and found.state == EmbeddingState.INDEXED
+    error = None
+    if found is not None and failed:
+        error = EntryError(ref=str(row.id), code=found.error_code or "", detail=found.error_detail or "")
+    return ImageState(
+        **image(row).model_dump(), state="failed" if failed else "indexed" if indexed else "pending", error=error
+    )
+
+
+def entry_error(entry: JobEntry) -> EntryError:
+    """A failed entry of an import."""
+    return EntryError(ref=entry.ref, code=entry.error_code or "", detail=entry.error_detail or "")
+
+
+def job(session: Session, row: Job) -> JobOut:
+    """A job with its counts of this moment."""
+    pending, accepted, indexed, unchanged, failed = (
+        _import_counts(session, row) if row.kind == jobs.IMPORT else _reindex_counts(session, row)
+    )
+    done = indexed + unchanged + failed
+    elapsed = ((row.finished_at or now()) - row.started_at).total_seconds() if row.started_at else 0.0
+    rate = done / elapsed if elapsed > 0 and done else None
+    return JobOut(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        total=row.total,
+        done=done,
+        pending=pending,
+        accepted=accepted,
+        indexed=indexed,
+        unchanged=unchanged,
+        failed=failed,
+        rate=rate,
+        eta_seconds=(row.total - done) / rate if rate and row.finished_at is None else None,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        result=row.result,
+        error=EntryError(ref=row.id, code=row.error_code, detail=row.error_detail or "") if row.error_code else None,
+        errors=[entry_error(e) for e in jobs.failed_entries(session, row.id, after=0, limit=FIRST_ERRORS)],
+        links={"self": f"/v1/jobs/{row.id}", "errors": f"/v1/jobs/{row.id}/errors"},
+    )
+
+
+def _import_counts(session: Session, row: Job) -> tuple[int, int, int, int, int]:
+    counts = jobs.entry_counts(session, row.id)
+    return (
+        counts[EntryState.PENDING],
+        counts[EntryState.ACCEPTED],
+        counts[EntryState.INDEXED],
+        counts[EntryState.UNCHANGED],
+        counts[EntryState.FAILED],
+    )
+
+
+def _reindex_counts(session: Session, row: Job) -> tuple[int, int, int, int, int]:
+    if row.state in FINISHED:  # the rows go when the index is retired
+        return 0, 0, row.result["indexed"], 0, row.result["failed"]
+    counts = reindex.progress(session, row)
+    waiting = counts.get(EmbeddingState.PENDING, 0) + counts.get(EmbeddingState.LEASED, 0)
+    indexed, failed = counts.get(EmbeddingState.INDEXED, 0), counts.get(EmbeddingState.FAILED, 0)
+    return max(0, row.total - waiting - indexed - failed), waiting, indexed, 0, failed
+
+
+def search(answer: Answer) -> SearchOut:
+    """Look-alikes."""
+    hits = []
+    for match in answer.matches:
+        assert match.image.item is not None
+        hits.append(HitOut(rank=match.rank, score=match.score, image=image(match.image), item=item(match.image.item)))
+    return SearchOut(
+        hits=hits, encoder=answer.index.encoder.ref, index=answer.index.id, took_ms=round(answer.took_ms, 2)
+    )
+
+
+def index(row: IndexRow) -> IndexOut:
+    """A generation of vectors whose encoder is loaded."""
+    return IndexOut(
+        id=row.id,
+        state=row.state,
+        encoder=row.encoder.ref,
+        dimension=row.encoder.dimension,
+        created_at=row.created_at,
+        activated_at=row.activated_at,
+    )
+
+
+def catalog(session: Session, row: Catalog) -> CatalogOut:
+    """A catalog with its sizes and indexes."""
+    item_count, image_count = catalogs.sizes(session, row.id)
+    return CatalogOut(
+        name=row.name,
+        items=item_count,
+        images=image_count,
+        live_index=index(catalogs.live_index(session, row.id)),
+        indexes=[index(found) for found in indexes.of_catalog(session, row.id)],
+        created_at=row.created_at,
+    )

@@ -1,0 +1,176 @@
+"""Items and their images."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session, joinedload
+
+from services.catalog import ledger
+from services.catalog.database import now
+from services.catalog.models import Image, Item
+from services.catalog.upserts import insert
+from services.errors import NotFound
+
+
+@dataclass(frozen=True)
+class ItemFields:
+    """What a client says of an item; None leaves what is known."""
+
+    item_id: str
+    title: str | None = None
+    url: str | None = None
+    attributes: dict[str, Any] | None = field(default=None)
+
+    def given(self) -> dict[str, Any]:
+        """The columns that are to be written."""
+        named = {"title": self.title, "url": self.url, "attributes": self.attributes}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is known of a picture's bytes once they were looked at."""
+
+    sha256: str
+    format: str
+    media_type: str
+    width: int
+    height: int
+    size_bytes: int
+
+
+def upsert(session: Session, catalog_id: int, fields: ItemFields) -> int:
+    """Create the item or change what is given; returns its primary key."""
+    moment = now()
+    statement = insert(session, Item).values(
+        catalog_id=catalog_id,
+        item_id=fields.item_id,
+        title=fields.title,
+        url=fields.url,
+        attributes=fields.attributes or {},
+        created_at=moment,
+        updated_at=moment,
+    )
+    # The update also locks the row, so that a delete of this item waits for the image that follows.
+    statement = statement.on_conflict_do_update(
+        index_elements=["catalog_id", "item_id"], set_={"updated_at": moment, **fields.given()}
+    )
+    return session.scalars(statement.returning(Item.id)).one()
+
+
+def get(session: Session, catalog_id: int, item_id: str) -> Item:
+    """Find an item by the client's id.
+
+    Raises:
+        NotFound: this catalog has none.
+    """
+    item = session.scalar(select(Item).where(Item.catalog_id == catalog_id, Item.item_id == item_id))
+    if item is None:
+        raise NotFound(f"there is no item {item_id!r} in this catalog", code="item_not_found")
+    return item
+
+
+def page(session: Session, catalog_id: int, *, after: int, limit: int) -> Sequence[Item]:
+    """Items in the order they were created, from the one after primary key `after`."""
+    return session.scalars(
+        select(Item).where(Item.catalog_id == catalog_id, Item.id > after).order_by(Item.id).limit(limit)
+    ).all()
+
+
+def remove(session: Session, catalog_id: int, item_id: str) -> int:
+    """Delete an item at once and tombstone its images; returns how many images.
+
+    Raises:
+        NotFound: this catalog has none.
+    """
+    item = session.scalar(select(Item).where(Item.catalog_id == catalog_id, Item.item_id == item_id).with_for_update())
+    if item is None:
+        raise NotFound(f"there is no item {item_id!r} in this catalog", code="item_not_found")
+    images = ledger.delete_images(session, _ids_of(item.id))
+    session.execute(delete(Item).where(Item.id == item.id))
+    return images
+
+
+def add_image(session: Session, catalog_id: int, item_pk: int, picture: Picture) -> tuple[int, bool]:
+    """Attach a picture to an item unless it has these very bytes; returns the image's id and whether it is new."""
+    statement = insert(session, Image).values(
+        catalog_id=catalog_id,
+        item_pk=item_pk,
+        sha256=picture.sha256,
+        format=picture.format,
+        media_type=picture.media_type,
+        width=picture.width,
+        height=picture.height,
+        size_bytes=picture.size_bytes,
+        created_at=now(),
+    )
+    statement = statement.on_conflict_do_nothing(
+        index_elements=["item_pk", "sha256"], index_where=Image.deleted_at.is_(None)
+    )
+    created = session.scalar(statement.returning(Image.id))
+    if created is not None:
+        return created, True
+    known = select(Image.id).where(Image.item_pk == item_pk, Image.sha256 == picture.sha256, Image.deleted_at.is_(None))
+    return session.scalars(known).one(), False
+
+
+def get_image(session: Session, catalog_id: int, image_id: int) -> Image:
+    """Find a living image, with its item.
+
+    Raises:
+        NotFound: this catalog has none.
+    """
+    image = session.scalar(
+        select(Image)
+        .where(Image.id == image_id, Image.catalog_id == catalog_id, Image.deleted_at.is_(None))
+        .options(joinedload(Image.item))
+    )
+    if image is None:
+        raise NotFound(f"there is no image {image_id} in this catalog", code="image_not_found")
+    return image
+
+
+def images_of(session: Session, item_pk: int) -> Sequence[Image]:
+    """An item's living images, oldest first."""
+    return session.scalars(select(Image).where(Image.id.in_(_ids_of(item_pk))).order_by(Image.id)).all()
+
+
+def _ids_of(item_pk: int) -> Select[int]:
+    return select(Image.id).where(Image.item_pk == item_pk, Image.deleted_at.is_(None))
+
+
+def images_by_id(session: Session, catalog_id: int, ids: Sequence[int]) -> dict[int, Image]:
+    """The living among the images, with their items."""
+    found = session.scalars(
+        select(Image)
+        .where(Image.id.in_(ids), Image.catalog_id == catalog_id, Image.deleted_at.is_(None))
+        .options(joinedload(Image.item))
+    )
+    return {image.id: image for image in found}
+
+
+def image_page(session: Session, catalog_id: int, *, after: int, limit: int) -> Sequence[Image]:
+    """Living images in id order, from the one after `after`, with their items."""
+    return session.scalars(
+        select(Image)
+        .where(Image.catalog_id == catalog_id, Image.id > after, Image.deleted_at.is_(None))
+        .order_by(Image.id)
+        .limit(limit)
+        .options(joinedload(Image.item))
+    ).all()
+
+
+def random_images(session: Session, catalog_id: int, limit: int) -> Sequence[Image]:
+    """Living images from all over the catalog, with their items: the first one at or after each of random ids."""
+    living = (Image.catalog_id == catalog_id, Image.deleted_at.is_(None))
+    first, last = session.execute(select(func.min(Image.id), func.max(Image.id)).where(*living)).one()
+    if first is None:
+        return []
+    points = random.sample(range(first, last + 1), min(limit, last - first + 1))
+    ids = {session.scalar(select(func.min(Image.id)).where(*living, Image.id >= point)) for point in points}
+    return session.scalars(select(Image).where(Image.id.in_(ids)).options(joinedload(Image.item))).all()

@@ -1,0 +1,149 @@
+"""Jobs and the entries of imports. Progress is always a count over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from services.catalog.database import now
+from services.catalog.models import (
+    UNFINISHED,
+    Catalog,
+    Embedding,
+    EmbeddingState,
+    EntryState,
+    Image,
+    Job,
+    JobEntry,
+    JobState,
+)
+from services.errors import NotFound
+
+IMPORT = "import"
+REINDEX = "reindex"
+
+
+def get(session: Session, job_id: str, catalog_id: int | None = None) -> Job:
+    """Find a job, of one catalog if given.
+
+    Raises:
+        NotFound: there is none.
+    """
+    job = session.get(Job, job_id)
+    if job is None or (catalog_id is not None and job.catalog_id != catalog_id):
+        raise NotFound(f"there is no job {job_id!r}", code="job_not_found")
+    return job
+
+
+def page(session: Session, catalog_id: int, limit: int) -> Sequence[Job]:
+    """The latest jobs of a catalog, newest first."""
+    return session.scalars(
+        select(Job).where(Job.catalog_id == catalog_id).order_by(Job.created_at.desc(), Job.id).limit(limit)
+    ).all()
+
+
+def unfinished(session: Session, kind: str) -> Sequence[Job]:
+    """Jobs of a kind that are queued or running, oldest first."""
+    return session.scalars(
+        select(Job).where(Job.state.in_(UNFINISHED), Job.kind == kind).order_by(Job.created_at)
+    ).all()
+
+
+def start(job: Job) -> None:
+    """Queued → running; keeps the first start."""
+    job.state = JobState.RUNNING
+    job.started_at = job.started_at or now()
+
+
+def finish(job: Job, *, with_errors: bool) -> None:
+    """Running → finished or finished with errors."""
+    job.state = JobState.FINISHED_WITH_ERRORS if with_errors else JobState.FINISHED
+    job.finished_at = now()
+
+
+def fail(job: Job, code: str, detail: str) -> None:
+    """Running → failed, with the reason."""
+    job.state, job.error_code, job.error_detail, job.finished_at = JobState.FAILED, code, detail, now()
+
+
+def entry_counts(session: Session, job_id: str) -> dict[EntryState, int]:
+    """Entries of an import by state; states without entries are 0."""
+    found = session.execute(
+        select(JobEntry.state, func.count()).where(JobEntry.job_id == job_id).group_by(JobEntry.state)
+    ).all()
+    return dict.fromkeys(EntryState, 0) | {EntryState(state): count for state, count in found}
+
+
+def failed_entries(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[JobEntry]:
+    """Failed entries of an import, from the one after id `after`."""
+    return session.scalars(
+        select(JobEntry)
+        .where(JobEntry.job_id == job_id, JobEntry.state == EntryState.FAILED, JobEntry.id > after)
+        .order_by(JobEntry.id)
+        .limit(limit)
+    ).all()
+
+
+def pending_entries(session: Session, job_id: str, limit: int) -> Sequence[JobEntry]:
+    """Entries nobody has looked at yet."""
+    return session.scalars(
+        select(JobEntry)
+        .where(JobEntry.job_id == job_id, JobEntry.state == EntryState.PENDING)
+        .order_by(JobEntry.id)
+        .limit(limit)
+    ).all()
+
+
+def still_pending(session: Session, entry_ids: Collection[int]) -> Sequence[JobEntry]:
+    """Those of the entries that are pending and that no other worker is settling, locked."""
+    return session.scalars(
+        select(JobEntry)
+        .where(JobEntry.id.in_(entry_ids), JobEntry.state == EntryState.PENDING)
+        .order_by(JobEntry.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+
+
+def settle(session: Session, image_ids: Collection[int] | None = None) -> None:
+    """Bring accepted entries (of these images, or all) in line with the live index.
+
+    An entry is indexed when its image is in whatever index is live now: asking the live index, instead of
+    remembering the one at the time of upload, is what keeps an import true across a reindex.
+    """
+    accepted = JobEntry.state == EntryState.ACCEPTED
+    if image_ids is not None:
+        accepted &= JobEntry.image_id.in_(image_ids)
+    live = (
+        select(Embedding.state, Embedding.error_code, Embedding.error_detail)
+        .join(Catalog, Catalog.live_index_id == Embedding.index_id)
+        .where(Embedding.image_id == JobEntry.image_id)
+    )
+    indexed = live.where(Embedding.state == EmbeddingState.INDEXED).exists()
+    failed = live.where(Embedding.state == EmbeddingState.FAILED)
+    code = failed.with_only_columns(Embedding.error_code).scalar_subquery()
+    detail = failed.with_only_columns(Embedding.error_detail).scalar_subquery()
+    alive = exists().where(Image.id == JobEntry.image_id, Image.deleted_at.is_(None))
+    session.execute(update(JobEntry).where(accepted, indexed).values(state=EntryState.INDEXED))
+    session.execute(
+        update(JobEntry)
+        .where(accepted, failed.exists())
+        .values(state=EntryState.FAILED, error_code=code, error_detail=detail)
+    )
+    session.execute(
+        update(JobEntry)
+        .where(accepted, ~alive)
+        .values(
+            state=EntryState.FAILED,
+            error_code="image_deleted",
+            error_detail="the image was deleted before it was searchable",
+        )
+    )
+
+
+def bytes_awaited(session: Session, sha256: str) -> bool:
+    """Whether a pending entry or an image row still refers to these bytes."""
+    pending = exists().where(JobEntry.sha256 == sha256, JobEntry.state == EntryState.PENDING)
+    image = exists().where(Image.sha256 == sha256)
+    return bool(session.scalar(select(or_(pending, image))))

@@ -1,0 +1,327 @@
+"""Tables. Ids of images are the primary keys of vectors, so no id is ever used twice."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from services.catalog.database import now
+
+# SQLite gives autoincrement (ids never reused) to INTEGER primary keys only.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment; SQLite, which has no time zones, keeps it in UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraint names are fixed so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+
+
+class IndexState(StrEnum):
+    """The life of one generation of vectors."""
+
+    BUILDING = "building"
+    LIVE = "live"
+    STANDBY = "standby"
+    RETIRED = "retired"
+    FAILED = "failed"
+
+
+# Indexes that every new picture gets a ledger row in.
+MAINTAINED = (IndexState.BUILDING, IndexState.LIVE, IndexState.STANDBY)
+
+
+class EmbeddingState(StrEnum):
+    """The life of one ledger row."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    INDEXED = "indexed"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class JobState(StrEnum):
+    """The life of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FINISHED_WITH_ERRORS = "finished_with_errors"
+    FAILED = "failed"
+
+
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
+
+
+class EntryState(StrEnum):
+    """The life of one entry of an import."""
+
+    PENDING = "pending"  # bytes are stored, not looked at
+    ACCEPTED = "accepted"  # an image with ledger rows
+    INDEXED = "indexed"  # searchable
+    UNCHANGED = "unchanged"  # was searchable before
+    FAILED = "failed"  # error_code says why
+
+
+class Catalog(Base):
+    """A separate set of items. `live_index_id` is the switch that searches read."""
+
+    __tablename__ = "catalogs"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    live_index_id: Mapped[int | None] = mapped_column(
+        BigId, ForeignKey("indexes.id", use_alter=True, name="fk_catalogs_live_index_id")
+    )
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Item(Base):
+    """What a client knows by its own `item_id`, such as a product."""
+
+    __tablename__ = "items"
+    __table_args__ = (UniqueConstraint("catalog_id", "item_id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    catalog_id: Mapped[int] = mapped_column(BigId, ForeignKey("catalogs.id"))
+    item_id: Mapped[str] = mapped_column(String(512))
+    title: Mapped[str | None] = mapped_column(Text)
+    url: Mapped[str | None] = mapped_column(Text)
+    attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class Image(Base):
+    """One picture of an item. `deleted_at` is a tombstone; the row goes once no vector can be left."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        Index(
+            "uq_images_item_sha256",
+            "item_pk",
+            "sha256",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        Index("ix_images_catalog_id_id", "catalog_id", "id"),
+        Index("ix_images_sha256", "sha256"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    catalog_id: Mapped[int] = mapped_column(BigId, ForeignKey("catalogs.id"))
+    # None once deleted, so that the item's row can go at once.
+    item_pk: Mapped[int | None] = mapped_column(BigId, ForeignKey("items.id"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    format: Mapped[str] = mapped_column(String(16))
+    media_type: Mapped[str] = mapped_column(String(64))
+    width: Mapped[int]
+    height: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    deleted_at: Mapped[datetime | None]
+
+    item: Mapped[Item | None] = relationship()
+
+
+class OrphanBlob(Base):
+    """Bytes that no image refers to any more; collected after a grace period."""
+
+    __tablename__ = "orphan_blobs"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    since: Mapped[datetime] = mapped_column(default=now)
+
+
+class EncoderRow(Base):
+    """A registered encoder. Its weights lie in the blob store under their SHA-256."""
+
+    __tablename__ = "encoders"
+    __table_args__ = (UniqueConstraint("name", "version"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    version: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    dimension: Mapped[int]
+    manifest: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    @property
+    def ref(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+class IndexRow(Base):
+    """One generation of vectors: one encoder, one Milvus collection."""
+
+    __tablename__ = "indexes"
+    __table_args__ = (
+        # At most one reindex of a catalog at a time, whatever races.
+        Index(
+            "uq_indexes_building",
+            "catalog_id",
+            unique=True,
+            sqlite_where=text("state = 'building'"),
+            postgresql_where=text("state = 'building'"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    catalog_id: Mapped[int] = mapped_column(BigId, ForeignKey("catalogs.id"))
+    encoder_id: Mapped[int] = mapped_column(BigId, ForeignKey("encoders.id"))
+    collection: Mapped[str] = mapped_column(String(100), unique=True)
+    state: Mapped[IndexState] = mapped_column(String(16))
+    backfilled_to: Mapped[int] = mapped_column(BigInteger, default=0)
+    job_id: Mapped[str | None] = mapped_column(String(32), ForeignKey("jobs.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    activated_at: Mapped[datetime | None]
+
+    encoder: Mapped[EncoderRow] = relationship()
+    catalog: Mapped[Catalog] = relationship(foreign_keys=[catalog_id])
+
+
+class Embedding(Base):
+    """The ledger: what the vector store should hold and does hold of one image in one index."""
+
+    __tablename__ = "embeddings"
+    __table_args__ = (
+        UniqueConstraint("image_id", "index_id"),
+        Index("ix_embeddings_work", "index_id", "state", "attempts", "id"),
+        Index(
+            "ix_embeddings_deleting",
+            "lease_until",
+            sqlite_where=text("state = 'deleting'"),
+            postgresql_where=text("state = 'deleting'"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    image_id: Mapped[int] = mapped_column(BigId, ForeignKey("images.id"))
+    index_id: Mapped[int] = mapped_column(BigId, ForeignKey("indexes.id"))
+    state: Mapped[EmbeddingState] = mapped_column(String(16), default=EmbeddingState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease: Mapped[str | None] = mapped_column(String(32))
+    lease_until: Mapped[datetime | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    updated_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Job(Base):
+    """A long-running request. Progress is counted over rows, never kept in a counter."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_state", "state"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=lambda: uuid.uuid4().hex)
+    catalog_id: Mapped[int] = mapped_column(BigId, ForeignKey("catalogs.id"))
+    kind: Mapped[str] = mapped_column(String(32))
+    state: Mapped[JobState] = mapped_column(String(32), default=JobState.QUEUED)
+    total: Mapped[int] = mapped_column(default=0)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobEntry(Base):
+    """One picture named by an import, from its stored bytes to searchable or failed with a reason."""
+
+    __tablename__ = "job_entries"
+    __table_args__ = (
+        Index("ix_job_entries_job_id_state_id", "job_id", "state", "id"),
+        Index(
+            "ix_job_entries_accepted",
+            "image_id",
+            sqlite_where=text("state = 'accepted'"),
+            postgresql_where=text("state = 'accepted'"),
+        ),
+        Index(
+            "ix_job_entries_pending",
+            "sha256",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id"))
+    ref: Mapped[str] = mapped_column(Text)
+    item: Mapped[dict[str, Any]]
+    sha256: Mapped[str] = mapped_column(String(64))
+    state: Mapped[EntryState] = mapped_column(String(16), default=EntryState.PENDING)
+    # Not a foreign key: the history of an import outlives the images it brought.
+    image_id: Mapped[int | None] = mapped_column(BigInteger)
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(Text)
+
+
+class Key(Base):
+    """An API key: only the SHA-256 of its 256 random bits is kept."""
+
+    __tablename__ = "keys"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    catalog_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("catalogs.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    revoked_at: Mapped[datetime | None]

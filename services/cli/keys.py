@@ -1,0 +1,63 @@
+"""akin keys: list, make and revoke API keys."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from services.catalog import catalogs
+from services.catalog import keys as catalog_keys
+from services.catalog.keys import Scope
+from services.cli.target import reporting_errors
+from services.config import load_settings
+from services.wiring import Services, build
+
+
+@click.group()
+def keys() -> None:
+    """List, make and revoke API keys. Works on the configured database, so it needs no key itself."""
+
+
+def _services() -> Services:
+    from services.bootstrap import install
+
+    services = build(load_settings())
+    install(services)
+    return services
+
+
+@keys.command("list")
+@reporting_errors
+def list_keys() -> None:
+    """Show keys that are in force."""
+    with _services().database.reading() as session:
+        rows = catalog_keys.all_of(session)
+    table = Table("id", "name", "begins with", "scopes", "made")
+    for row in rows:
+        table.add_row(str(row.id), row.name, row.prefix, ", ".join(row.scopes), f"{row.created_at:%Y-%m-%d %H:%M}")
+    Console().print(table)
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", type=click.Choice([s.value for s in Scope]), multiple=True, required=True, help="Repeatable."
+)
+@click.option("--catalog", help="Bind the key to one catalog.")
+@reporting_errors
+def create(name: str, scopes: tuple[str, ...], catalog: str | None) -> None:
+    """Make a key and print it, once."""
+    with _services().database.transaction() as session:
+        catalog_id = catalogs.by_name(session, catalog).id if catalog else None
+        click.echo(catalog_keys.create(session, name, [Scope(scope) for scope in scopes], catalog_id))
+
+
+@keys.command()
+@click.argument("key_id", type=int)
+@reporting_errors
+def revoke(key_id: int) -> None:
+    """End the key with this id."""
+    with _services().database.transaction() as session:
+        catalog_keys.revoke(session, key_id)
+    click.echo(f"key {key_id} is revoked")

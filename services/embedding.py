@@ -1,0 +1,213 @@
+"""The ledger loop: claim → read → decode and preprocess → encode → upsert → mark.
+
+The table of races is in services/catalog/ledger.py. Reading and decoding of the next batch go on while the
+present one is encoded and written.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.catalog import indexes, jobs, ledger
+from services.catalog.database import now
+from services.catalog.ledger import Claim, Lease
+from services.encoders.manifest import Manifest
+from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
+from services.queue import Task
+from services.storage.blobs import key_of
+from services.wiring import Services
+
+logger = logging.getLogger(__name__)
+
+TASK_SECONDS = 20.0
+# The decoder may have failed for want of memory or time, not because of the picture: worth another try.
+RETRIED = (ImageReason.TIMEOUT, ImageReason.CRASHED)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Claimed pictures, decoded: `pixels` is uint8 (n, size, size, 3), a row for each of `claims`."""
+
+    lease: Lease
+    collection: str
+    encoder: str
+    dimension: int
+    claims: tuple[Claim, ...]
+    pixels: NDArray[np.uint8]
+    rejected: tuple[tuple[Claim, ImageRejected], ...]
+
+
+def drain(services: Services, seconds: float = TASK_SECONDS) -> int:
+    """Embed what the ledger holds until it is empty or the time is up; returns how many pictures were indexed.
+
+    Where time ran out, the next run is already in the queue.
+
+    Raises:
+        Unavailable: Milvus, storage or database are away; every claimed row was given back.
+    """
+    until = time.monotonic() + seconds
+    indexed = 0
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
+        upcoming: Future[Batch | None] | None = ahead.submit(prepare, services)
+        while upcoming is not None:
+            batch = upcoming.result()
+            if batch is None:
+                break
+            upcoming = ahead.submit(prepare, services) if time.monotonic() < until else None
+            try:
+                indexed += write(services, batch)
+            except BaseException:
+                _give_back(services, upcoming)
+                raise
+        else:
+            services.queue.wake(Task.EMBED)
+    if indexed:
+        services.queue.wake(Task.FINISH)
+    return indexed
+
+
+def _give_back(services: Services, upcoming: Future[Batch | None] | None) -> None:
+    # A preparation that failed gave its own rows back.
+    batch = upcoming.result() if upcoming and upcoming.exception() is None else None
+    if batch:
+        with services.database.transaction() as session:
+            ledger.release(session, batch.lease)
+
+
+def prepare(services: Services) -> Batch | None:
+    """Claim a batch of any index with work and decode it; None where nothing is pending.
+
+    Raises:
+        Unavailable: a part is away; the rows were given back.
+    """
+    settings = services.settings
+    lease = None
+    with services.database.transaction() as session:
+        for index_id in ledger.indexes_with_work(session):
+            lease = ledger.claim(
+                session,
+                index_id,
+                limit=settings.embed_batch,
+                lease=timedelta(seconds=settings.lease_seconds),
+                max_attempts=settings.max_attempts,
+            )
+            if lease:
+                break
+        index = indexes.get(session, lease.index_id) if lease else None
+    if lease is None or index is None:
+        return None
+    try:
+        manifest = Manifest.model_validate(index.encoder.manifest)
+        claims, pixels, rejected = _decode(services, manifest, lease.claims)
+    except BaseException:
+        with services.database.transaction() as session:
+            ledger.release(session, lease)
+        raise
+    return Batch(
+        lease, index.collection, index.encoder.sha256, index.encoder.dimension, tuple(claims), pixels, tuple(rejected)
+    )
+
+
+def _decode(
+    services: Services, manifest: Manifest, claims: tuple[Claim, ...]
+) -> tuple[list[Claim], NDArray[np.uint8], list[tuple[Claim, ImageRejected]]]:
+    found: list[tuple[Claim, bytes]] = []
+    rejected: list[tuple[Claim, ImageRejected]] = []
+    for claim in claims:
+        try:
+            found.append((claim, services.blobs.get(key_of(claim.sha256))))
+        except NotFound:
+            rejected.append((claim, ImageRejected(ImageReason.MISSING, "the stored bytes are gone")))
+    good: list[Claim] = []
+    arrays: list[NDArray[np.uint8]] = []
+    decoded = services.decoder.preprocess_many([data for _, data in found], manifest.preprocessing)
+    for (claim, _), outcome in zip(found, decoded, strict=True):
+        if isinstance(outcome, ImageRejected):
+            rejected.append((claim, outcome))
+        else:
+            good.append(claim)
+            arrays.append(outcome)
+    size = manifest.preprocessing.size
+    pixels = np.stack(arrays) if arrays else np.empty((0, size, size, 3), np.uint8)
+    return good, pixels, rejected
+
+
+def write(services: Services, batch: Batch) -> int:
+    """Encode a batch, upsert its vectors and mark its rows; returns how many were marked indexed.
+
+    Raises:
+        Unavailable: Milvus or the database is away; the rows were given back.
+    """
+    try:
+        good, vectors, degenerate = _encode(services, batch)
+        if now() > batch.lease.until:
+            # Others may hold the rows by now; a write that ends after `ledger.WRITE_MARGIN` could outlive a delete.
+            logger.warning("lease %s ended before its batch was encoded", batch.lease.token)
+            return 0
+        if good:
+            services.vectors.create(batch.collection, batch.dimension)
+            services.vectors.upsert(batch.collection, [claim.image_id for claim in good], vectors)
+    except BaseException:
+        with services.database.transaction() as session:
+            ledger.release(session, batch.lease)
+        raise
+    return _mark(services, batch, good, degenerate)
+
+
+def _encode(services: Services, batch: Batch) -> tuple[list[Claim], NDArray[np.float32], list[Claim]]:
+    if not batch.claims:
+        return [], np.empty((0, batch.dimension), np.float32), []
+    vectors = services.encoders.encoder(batch.encoder).encode(batch.pixels)
+    directed: NDArray[np.bool_] = np.any(vectors, axis=1)
+    good = [claim for claim, has_direction in zip(batch.claims, directed, strict=True) if has_direction]
+    degenerate = [claim for claim, has_direction in zip(batch.claims, directed, strict=True) if not has_direction]
+    return good, vectors[directed], degenerate
+
+
+def _mark(services: Services, batch: Batch, good: list[Claim], degenerate: list[Claim]) -> int:
+    written = {claim.embedding_id for claim in good}
+    with services.database.transaction() as session:
+        marked = ledger.mark_indexed(session, batch.lease, written)
+        for claim in degenerate:
+            ledger.mark_failed(
+                session, batch.lease, claim.embedding_id, "embedding_degenerate", "the encoder sees nothing in it"
+            )
+        for claim, error in batch.rejected:
+            mark = ledger.mark_for_retry if error.reason in RETRIED else ledger.mark_failed
+            mark(session, batch.lease, claim.embedding_id, error.code, error.detail)
+        abandoned = ledger.abandoned(session, batch.lease, written - marked) if written - marked else []
+        jobs.settle(session, [claim.image_id for claim in batch.lease.claims])
+    if abandoned:
+        services.vectors.delete(batch.collection, abandoned)
+    return len(marked)
+
+
+def purge(services: Services, limit: int = 1000) -> int:
+    """Delete vectors of deleted images, and their rows once Milvus proves them gone; returns how many.
+
+    Raises:
+        Unavailable: Milvus or the database is away; nothing is forgotten that was not proven gone.
+    """
+    purged = 0
+    while True:
+        with services.database.reading() as session:
+            deletion = ledger.deletable(session, limit)
+        if deletion is None:
+            return purged
+        try:
+            services.vectors.delete(deletion.collection, deletion.image_ids)
+            left = services.vectors.present(deletion.collection, deletion.image_ids, strong=True)
+        except NotFound:
+            left = set()  # never written to, or dropped with its index
+        if left:
+            raise Unavailable(f"Milvus still holds {len(left)} deleted vectors", part="milvus")
+        with services.database.transaction() as session:
+            ledger.forget(session, deletion)
+        purged += len(deletion.image_ids)

@@ -1,0 +1,75 @@
+"""The facts that travel beside an encoder's weights."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.errors import EncoderError
+from services.images.preprocess import Preprocessing
+
+NAME_PATTERN = r"^[a-z0-9]+(?:[-.][a-z0-9]+)*$"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingData(_Facts):
+    """What an encoder was trained on; `sha256` is over the sorted names and contents of the pictures."""
+
+    description: str
+    trained_on: int = Field(gt=0)
+    held_out: int = Field(gt=0)
+    sha256: Sha256
+
+
+class Training(_Facts):
+    """How the weights came to be. `metrics` are measured on the pictures held out unless named otherwise."""
+
+    recipe: str
+    data: TrainingData
+    metrics: dict[str, float]
+    seed: int
+    git_revision: str | None
+    created: datetime
+    licence: str
+
+
+class Manifest(_Facts):
+    """One encoder: architecture, preprocessing and identity. Immutable: other weights are another version."""
+
+    format_version: Literal[1] = 1
+    name: str = Field(pattern=NAME_PATTERN, max_length=64)
+    version: int = Field(ge=1)
+    architecture: str
+    options: dict[str, Any]
+    dimension: int = Field(ge=1, le=32_768)
+    preprocessing: Preprocessing
+    weights_sha256: Sha256
+    training: Training
+
+    @property
+    def ref(self) -> str:
+        """`name@version`, unique among the encoders of one installation."""
+        return f"{self.name}@{self.version}"
+
+    def to_json(self) -> str:
+        """The manifest as the text of manifest.json."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
+    """Read the text of a manifest.json.
+
+    Raises:
+        EncoderError: it is not JSON, or of a format or preprocessing version that this release does not read.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
+        raise EncoderError(f"this release cannot read the encoder's manifest: {problems}") from error

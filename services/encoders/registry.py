@@ -1,0 +1,91 @@
+"""Registered encoders: rows in the catalog, weights in the blob store under their SHA-256."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from services.catalog.database import Database
+from services.catalog.models import EncoderRow
+from services.encoders.checkpoint import Checkpoint, verify
+from services.encoders.manifest import Manifest
+from services.errors import Conflict, NotFound
+from services.storage.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from services.encoders.base import Encoder
+
+
+class EncoderRegistry:
+    """Registers encoders and loads them once a process; thread-safe."""
+
+    def __init__(self, database: Database, blobs: BlobStore, device: str) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._device = device
+        self._loaded: dict[str, Encoder] = {}
+        self._lock = threading.Lock()
+
+    def register(self, checkpoint: Checkpoint) -> int:
+        """Make an encoder known; returns its id. The same weights again are the same encoder.
+
+        Raises:
+            EncoderError: the weights are not those that the manifest names.
+            Conflict: its name and version belong to other weights.
+        """
+        verify(checkpoint)
+        manifest = checkpoint.manifest
+        # Weights first: a row never points at nothing.
+        self._blobs.put(_weights_key(manifest.weights_sha256), checkpoint.weights)
+        with self._database.transaction() as session:
+            same_name = select(EncoderRow).where(
+                EncoderRow.name == manifest.name, EncoderRow.version == manifest.version
+            )
+            known = session.scalar(select(EncoderRow).where(EncoderRow.sha256 == manifest.weights_sha256))
+            if known is None and session.scalar(same_name) is not None:
+                raise Conflict(f"{manifest.ref} is registered with other weights; give it a new version")
+            if known is None:
+                known = EncoderRow(
+                    name=manifest.name,
+                    version=manifest.version,
+                    sha256=manifest.weights_sha256,
+                    dimension=manifest.dimension,
+                    manifest=manifest.model_dump(mode="json"),
+                )
+                session.add(known)
+                session.flush()
+            return known.id
+
+    def next_version(self, name: str) -> int:
+        """The first version of a name that is free."""
+        with self._database.reading() as session:
+            versions = session.scalars(select(EncoderRow.version).where(EncoderRow.name == name)).all()
+        return max(versions, default=0) + 1
+
+    def encoder(self, sha256: str) -> Encoder:
+        """The encoder with these weights, on the configured device.
+
+        Raises:
+            NotFound: none is registered with this SHA-256.
+            EncoderError: its weights are damaged or need another release.
+            Unavailable: the blob store does not answer.
+        """
+        with self._lock:
+            if sha256 not in self._loaded:
+                self._loaded[sha256] = self._load(sha256)
+            return self._loaded[sha256]
+
+    def _load(self, sha256: str) -> Encoder:
+        from services.encoders.torch_encoder import TorchEncoder
+
+        with self._database.reading() as session:
+            row = session.scalar(select(EncoderRow).where(EncoderRow.sha256 == sha256))
+        if row is None:
+            raise NotFound(f"no encoder with weights {sha256[:12]}… is registered", code="encoder_not_found")
+        return TorchEncoder(Manifest.model_validate(row.manifest), self._blobs.get(_weights_key(sha256)), self._device)
+
+
+def _weights_key(sha256: str) -> str:
+    return f"encoders/{sha256}/weights.safetensors"

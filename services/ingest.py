@@ -1,0 +1,265 @@
+"""Accepting pictures: bytes to the blob store, rows to the catalog, a wake-up to the workers.
+
+An import is accepted in two steps: the request stores bytes and entries (`start_import`), a worker looks at
+the bytes (`accept_entries`). A single upload does both at once (`accept`), so its answer can say what is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from services.catalog import catalogs, items, jobs, ledger
+from services.catalog.database import now
+from services.catalog.items import ItemFields, Picture
+from services.catalog.models import EmbeddingState, EntryState, Image, Job, JobEntry, JobState, OrphanBlob
+from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
+from services.images.thumbnails import SIZES
+from services.queue import Task
+from services.storage.blobs import key_of
+from services.wiring import Services
+
+logger = logging.getLogger(__name__)
+
+ENTRIES_AT_ONCE = 64
+TASK_SECONDS = 20.0
+BLOB_GRACE = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One picture of a request. `ref` is what the client calls it, such as a file name."""
+
+    ref: str
+    data: bytes
+    item: ItemFields
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of a single upload. `created` is False where the item had these bytes before."""
+
+    image_id: int
+    job_id: str
+    created: bool
+
+
+def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
+    """Take one picture in; it is searchable once its job has finished.
+
+    Raises:
+        ImageRejected: the bytes are not a picture that can be embedded.
+    """
+    info = services.decoder.verify(upload.data)
+    sha256 = store(services, upload.data)
+    picture = Picture(sha256, info.format, info.media_type, info.width, info.height, len(upload.data))
+    with services.database.transaction() as session:
+        catalogs.lock_shared(session, catalog_id)
+        image_id, created = _add(session, catalog_id, upload.item, picture)
+        # Kept from collection, if it was an orphan; see `collect_orphans`.
+        session.execute(delete(OrphanBlob).where(OrphanBlob.sha256 == sha256))
+        job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=1, state=JobState.RUNNING, started_at=now())
+        session.add(job)
+        session.flush()
+        entry = JobEntry(job_id=job.id, ref=upload.ref, item=_as_json(upload.item), sha256=sha256, image_id=image_id)
+        _set_accepted(session, entry, image_id, created)
+        session.add(entry)
+        if entry.state is EntryState.UNCHANGED:
+            jobs.finish(job, with_errors=False)
+    _ensure_stored(services, [upload])
+    services.queue.wake(Task.EMBED)
+    return Accepted(image_id, job.id, created)
+
+
+def start_import(services: Services, catalog_id: int, uploads: Iterable[Upload]) -> str:
+    """Store the bytes of many pictures and open a job for them; returns the job's id."""
+    uploads = list(uploads)
+    hashes = [store(services, upload.data) for upload in uploads]
+    with services.database.transaction() as session:
+        job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=len(uploads))
+        session.add(job)
+        session.flush()
+        session.add_all(
+            JobEntry(job_id=job.id, ref=upload.ref, item=_as_json(upload.item), sha256=sha256)
+            for upload, sha256 in zip(uploads, hashes, strict=True)
+        )
+        session.execute(delete(OrphanBlob).where(OrphanBlob.sha256.in_(hashes)))
+    _ensure_stored(services, uploads)
+    services.queue.wake(Task.IMPORTS)
+    return job.id
+
+
+def store(services: Services, data: bytes) -> str:
+    """Put bytes under their SHA-256, which is returned."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    services.blobs.put(key_of(sha256), data)
+    return sha256
+
+
+def _ensure_stored(services: Services, uploads: Iterable[Upload]) -> None:
+    """Put back bytes that a collection took between their first `store` and the commit of their rows."""
+    for upload in uploads:
+        store(services, upload.data)
+
+
+def accept_pending(services: Services, seconds: float = TASK_SECONDS) -> None:
+    """Accept entries of imports until there are none or the time is up; then the next run is in the queue."""
+    until = time.monotonic() + seconds
+    while accept_entries(services):
+        if time.monotonic() > until:
+            services.queue.wake(Task.IMPORTS)
+            return
+
+
+def accept_entries(services: Services) -> bool:
+    """Look at the next pending entries of the oldest import that has any; False where there are none.
+
+    The pictures are looked at outside of any transaction; an entry that another worker settled meanwhile is left.
+    """
+    with services.database.reading() as session:
+        job, entries = _next_entries(session)
+    if job is None:
+        return False
+    looked = _inspect(services, entries)
+    with services.database.transaction() as session:
+        jobs.start(jobs.get(session, job.id))
+        catalogs.lock_shared(session, job.catalog_id)
+        for entry in jobs.still_pending(session, list(looked)):
+            _settle_entry(session, job.catalog_id, entry, looked[entry.id])
+    services.queue.wake(Task.EMBED)
+    services.queue.wake(Task.FINISH)
+    return True
+
+
+def _next_entries(session: Session) -> tuple[Job | None, Sequence[JobEntry]]:
+    for job in jobs.unfinished(session, jobs.IMPORT):
+        entries = jobs.pending_entries(session, job.id, ENTRIES_AT_ONCE)
+        if entries:
+            return job, entries
+    return None, []
+
+
+def _inspect(services: Services, entries: Sequence[JobEntry]) -> dict[int, Picture | ImageRejected]:
+    looked: dict[int, Picture | ImageRejected] = {}
+    found: list[tuple[JobEntry, bytes]] = []
+    for entry in entries:
+        try:
+            found.append((entry, services.blobs.get(key_of(entry.sha256))))
+        except NotFound:
+            looked[entry.id] = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
+    for (entry, data), info in zip(found, services.decoder.inspect_many([data for _, data in found]), strict=True):
+        looked[entry.id] = (
+            info
+            if isinstance(info, ImageRejected)
+            else Picture(entry.sha256, info.format, info.media_type, info.width, info.height, len(data))
+        )
+    return looked
+
+
+def _settle_entry(session: Session, catalog_id: int, entry: JobEntry, looked: Picture | ImageRejected) -> None:
+    if isinstance(looked, ImageRejected):
+        entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, looked.code, looked.detail
+    else:
+        image_id, created = _add(session, catalog_id, ItemFields(**entry.item), looked)
+        _set_accepted(session, entry, image_id, created)
+
+
+def _add(session: Session, catalog_id: int, fields: ItemFields, picture: Picture) -> tuple[int, bool]:
+    item_pk = items.upsert(session, catalog_id, fields)
+    image_id, created = items.add_image(session, catalog_id, item_pk, picture)
+    if created:
+        ledger.open_rows(session, [image_id], catalog_id)
+    return image_id, created
+
+
+def _set_accepted(session: Session, entry: JobEntry, image_id: int, created: bool) -> None:
+    row = None if created else ledger.live_row(session, image_id)
+    searchable = row is not None and row.state == EmbeddingState.INDEXED
+    entry.image_id = image_id
+    entry.state = EntryState.UNCHANGED if searchable else EntryState.ACCEPTED
+
+
+def _as_json(fields: ItemFields) -> dict[str, object]:
+    return asdict(fields)
+
+
+def finish_imports(services: Services) -> None:
+    """Finish imports whose every entry is settled, once a search is sure to see their vectors."""
+    with services.database.transaction() as session:
+        jobs.settle(session)
+        ready = []
+        for job in jobs.unfinished(session, jobs.IMPORT):
+            counts = jobs.entry_counts(session, job.id)
+            if not counts[EntryState.PENDING] and not counts[EntryState.ACCEPTED]:
+                ready.append((job.id, job.catalog_id))
+    for job_id, catalog_id in ready:
+        _finish(services, job_id, catalog_id)
+
+
+def _finish(services: Services, job_id: str, catalog_id: int) -> None:
+    with services.database.reading() as session:
+        collection = catalogs.live_index(session, catalog_id).collection
+        indexed = jobs.entry_counts(session, job_id)[EntryState.INDEXED]
+    if indexed:
+        # What Milvus acknowledged may not be visible to a search yet; after one Strong query it is.
+        try:
+            services.vectors.barrier(collection)
+        except (NotFound, Unavailable) as error:
+            logger.warning("job %s waits for its barrier: %s", job_id, error)
+            return
+    with services.database.transaction() as session:
+        job = jobs.get(session, job_id)
+        if job.finished_at is None:
+            failed = jobs.entry_counts(session, job_id)[EntryState.FAILED]
+            jobs.finish(job, with_errors=failed > 0)
+
+
+def collect_orphans(services: Services) -> int:
+    """Delete bytes that nothing has referred to for the grace period; returns how many.
+
+    The blob goes while its orphan row is locked. An upload of the same bytes deletes that row in its own
+    transaction: it either comes first, and the row is not found here, or waits, and then finds the bytes gone
+    and stores them again (`_ensure_stored`).
+    """
+    collected = 0
+    while True:
+        with services.database.transaction() as session:
+            orphan = session.scalar(
+                select(OrphanBlob).where(OrphanBlob.since < now() - BLOB_GRACE).limit(1).with_for_update()
+            )
+            if orphan is None:
+                return collected
+            session.delete(orphan)
+            if not jobs.bytes_awaited(session, orphan.sha256):
+                for size in SIZES:
+                    services.blobs.delete(thumbnail_key(orphan.sha256, size))
+                services.blobs.delete(key_of(orphan.sha256))
+                collected += 1
+
+
+def thumbnail_key(sha256: str, size: int) -> str:
+    """Where the thumbnail of a picture is kept."""
+    return f"thumbnails/{size}/{sha256[:2]}/{sha256}.webp"
+
+
+def image_bytes(services: Services, image: Image) -> bytes:
+    """The stored bytes of an image."""
+    return services.blobs.get(key_of(image.sha256))
+
+
+def thumbnail(services: Services, image: Image, size: int) -> bytes:
+    """WebP thumbnail that fits `size` × `size`; drawn once, then kept."""
+    key = thumbnail_key(image.sha256, size)
+    try:
+        return services.blobs.get(key)
+    except NotFound:
+        drawn = services.decoder.thumbnail(image_bytes(services, image), size)
+        services.blobs.put(key, drawn)
+        return drawn

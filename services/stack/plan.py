@@ -1,0 +1,149 @@
+"""What `akin up` runs: addresses for what is not configured, and the table of programs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gunicorn.config import KNOWN_SETTINGS
+from pydantic import SecretStr
+
+from services.config import Settings
+from services.stack.ports import LOOPBACK, next_free, server_port
+from services.stack.probes import api_probe, milvus_probe, redis_probe
+from services.stack.program import Probe, Program
+from services.stack.servers import milvus_server, redis_server
+
+# A worker asked to stop finishes its task. Killing it instead loses nothing: its ledger leases run out.
+WORKER_GRACE = 15.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a supervisor needs to know.
+
+    Args:
+        settings: with every address filled in.
+        required: configured parts by what they are called in messages; they must answer before anything starts.
+        servers: embedded servers, in starting order; they answer before the bootstrap.
+        programs: the application, in starting order.
+        notes: what differs from what was asked for.
+    """
+
+    settings: Settings
+    api_url: str
+    required: Mapping[str, Probe]
+    servers: Sequence[Program]
+    programs: Sequence[Program]
+    notes: Sequence[str] = ()
+
+
+def make_plan(configured: Settings) -> Plan:
+    """Choose free ports and a Redis password for the embedded parts, and list the programs.
+
+    Raises:
+        ConfigurationError: a server that is to be embedded is not installed, or no port is free.
+    """
+    settings = with_addresses(configured)
+    required: dict[str, Probe] = {}
+    servers: list[Program] = []
+    if configured.redis_url is None:
+        servers.append(redis_server(settings.redis, settings.data_dir / "redis"))
+    else:
+        required["the Redis of AKIN_REDIS_URL"] = redis_probe(settings.redis)
+    if configured.milvus_uri is None:
+        servers.append(milvus_server(settings.milvus, settings.data_dir / "milvus"))
+    else:
+        required["the Milvus of AKIN_MILVUS_URI"] = milvus_probe(settings.milvus)
+    moved = settings.port != configured.port
+    return Plan(
+        settings=settings,
+        api_url=local_url(settings),
+        required=required,
+        servers=servers,
+        programs=programs(settings),
+        notes=[f"port {configured.port} is taken: the API is on port {settings.port}"] if moved else [],
+    )
+
+
+def with_addresses(settings: Settings) -> Settings:
+    """The settings with an address for every part; they stay the same for the whole run."""
+    update: dict[str, object] = {"port": next_free(settings.host, settings.port)}
+    if settings.redis_url is None:
+        update["redis_url"] = SecretStr(f"redis://:{secrets.token_urlsafe(24)}@{LOOPBACK}:{server_port()}/0")
+    if settings.milvus_uri is None:
+        update["milvus_uri"] = f"http://{LOOPBACK}:{server_port()}"
+    return settings.model_copy(update=update)
+
+
+def local_url(settings: Settings) -> str:
+    """Where a browser on this machine finds the API."""
+    host = LOOPBACK if settings.host in {"", "0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+    return f"http://{_bracketed(host)}:{settings.port}"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment in which a child reads these same settings."""
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for name in settings.model_fields_set | {"data_dir"}:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            variables[f"AKIN_{name.upper()}"] = str(value)
+    return variables
+
+
+def programs(settings: Settings) -> list[Program]:
+    """The application's processes, in the order in which they start."""
+    variables = environment(settings)
+
+    def worker(name: str, queues: str) -> Program:
+        return Program(
+            name=f"worker-{name}",
+            command=[
+                *(sys.executable, "-m", "celery", "-A", "workers.app", "worker"),
+                *("--queues", queues, "--pool", "solo", "--loglevel", "WARNING"),
+                *("-n", f"{name}@%h", "--without-gossip", "--without-mingle"),
+            ],
+            environment=variables,
+            grace=WORKER_GRACE,
+        )
+
+    return [
+        Program(name="query", command=[sys.executable, "-m", "workers.query"], environment=variables),
+        worker("embed", "embed"),
+        worker("imports", "imports,maintenance"),
+        Program(name="scheduler", command=[sys.executable, "-m", "workers.scheduler"], environment=variables),
+        Program(
+            name="api",
+            command=api_command(settings),
+            environment=variables,
+            probe=api_probe(local_url(settings)),
+            grace=12.0,
+        ),
+    ]
+
+
+def api_command(settings: Settings) -> list[str]:
+    """gunicorn on the API."""
+    options = {
+        "--bind": f"{_bracketed(settings.host)}:{settings.port}",
+        "--worker-class": "gthread",
+        "--threads": str(settings.api_threads),
+        "--workers": str(settings.api_processes),
+        "--timeout": "60",
+        "--graceful-timeout": "10",
+    }
+    command = [sys.executable, "-m", "gunicorn", *(word for pair in options.items() for word in pair)]
+    # Releases that have a control socket keep it at one path in the home directory, for every instance.
+    if any("--no-control-socket" in (setting.cli or ()) for setting in KNOWN_SETTINGS):
+        command.append("--no-control-socket")
+    return [*command, "services.api.wsgi:app"]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,97 @@
+"""What Akin asks of a vector store, whichever server keeps the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_DIMENSION = 32_768
+MAX_LIMIT = 16_384
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One neighbour: its id and its cosine similarity in [-1, 1]."""
+
+    id: int
+    score: float
+
+
+class VectorStore(Protocol):
+    """Collections of float32 vectors by id (0 to 2**63 - 1), searched by cosine similarity.
+
+    A write is durable when its call returns, but a read sees it at once only if it is `strong` or comes
+    after a `barrier`. Every call may raise Unavailable (the server is gone or too slow), and every call
+    that names a collection, other than create, drop and exists, NotFound. Safe to share between threads.
+    """
+
+    def create(self, collection: str, dimension: int) -> None:
+        """Make a collection and its index, ready for use; nothing happens if it is there.
+
+        Raises:
+            ValueError: dimension is not in 1..32768.
+            Conflict: it is there with another dimension.
+        """
+        ...
+
+    def exists(self, collection: str) -> bool:
+        """Whether there is such a collection."""
+        ...
+
+    def drop(self, collection: str) -> None:
+        """Remove a collection with all its vectors; nothing happens if there is none."""
+        ...
+
+    def upsert(self, collection: str, ids: Sequence[int], vectors: Vectors) -> None:
+        """Write vectors (n, d) under ids (n), replacing what was there; of a doubled id the last counts.
+
+        Raises:
+            ValueError: a shape does not fit, or a vector is zero or not finite.
+        """
+        ...
+
+    def delete(self, collection: str, ids: Sequence[int]) -> None:
+        """Remove the vectors of these ids, where there are any."""
+        ...
+
+    def search(self, collection: str, vectors: Vectors, limit: int, *, strong: bool = False) -> list[list[Hit]]:
+        """The nearest neighbours of each of vectors (q, d), best first, equal scores by id.
+
+        Raises:
+            ValueError: limit is not in 1..16384, a shape does not fit, or a vector is zero or not finite.
+        """
+        ...
+
+    def fetch(self, collection: str, ids: Sequence[int], *, strong: bool = False) -> dict[int, Vectors]:
+        """The vectors (d) of those ids that are there."""
+        ...
+
+    def present(self, collection: str, ids: Sequence[int], *, strong: bool) -> set[int]:
+        """Those of the ids that are there."""
+        ...
+
+    def count(self, collection: str, *, strong: bool = True) -> int:
+        """How many vectors there are."""
+        ...
+
+    def ids(self, collection: str, *, batch: int = 10_000) -> Iterator[list[int]]:
+        """All ids in ascending order, in batches; each batch sees all that was acknowledged before it was read."""
+        ...
+
+    def barrier(self, collection: str) -> None:
+        """Wait until all that was acknowledged before this call is visible to every later read."""
+        ...
+
+    def check(self) -> None:
+        """Return if the server answers."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection; a later call opens another."""
+        ...

@@ -1,0 +1,211 @@
+"""Vectors in Milvus, from Milvus Lite to a cluster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pymilvus import DataType, MilvusClient
+
+from services.errors import Conflict
+from services.vectors.base import MAX_DIMENSION, MAX_LIMIT, Hit, Vectors
+from services.vectors.connection import MilvusConnection
+
+# Milvus refuses messages over 64 MB, and Pulsar, under a cluster, prefers them small.
+MESSAGE_BYTES = 16 * 1024 * 1024
+MESSAGE_IDS = 10_000
+ID_BYTES = 16
+MAX_ID = 2**63 - 1
+
+HNSW = {"M": 16, "efConstruction": 200}
+MIN_EF = 64
+MAX_EF = 32_768
+
+
+class MilvusStore:
+    """VectorStore on a Milvus server; it connects at the first call and again after the server was gone.
+
+    Args:
+        uri: http:// or https:// address.
+        token: token or user:password, empty where the server asks for none.
+        timeout: seconds that one request may take.
+        connect_timeout: seconds that connecting may take.
+        load_timeout: seconds that a collection may take to be indexed or loaded.
+
+    Raises:
+        ConfigurationError: the address is neither http:// nor https://.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        token: str = "",
+        *,
+        timeout: float = 10.0,
+        connect_timeout: float = 3.0,
+        load_timeout: float = 60.0,
+    ) -> None:
+        self._milvus = MilvusConnection(
+            uri, token, timeout=timeout, connect_timeout=connect_timeout, load_timeout=load_timeout
+        )
+        self._one_writer = threading.Lock()
+        self._dimensions: dict[str, int] = {}
+
+    def create(self, collection: str, dimension: int) -> None:
+        if not 1 <= dimension <= MAX_DIMENSION:
+            raise ValueError(f"dimension {dimension} is not in 1..{MAX_DIMENSION}")
+        # Each step is looked up first, so that a creation that was interrupted is finished by the next.
+        if not self.exists(collection):
+            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("id", DataType.INT64, is_primary=True)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+            self._milvus.call("create_collection", collection, schema=schema)
+        if self._dimension(collection) != dimension:
+            raise Conflict(f"collection {collection} has dimension {self._dimension(collection)}, not {dimension}")
+        if not self._milvus.call("list_indexes", collection):
+            # Milvus Lite holds few vectors and searches them exactly; an approximate index would only lose recall.
+            kind, options = ("FLAT", {}) if self._is_lite else ("HNSW", HNSW)
+            index = MilvusClient.prepare_index_params()
+            index.add_index("vector", index_type=kind, metric_type="COSINE", params=options)
+            self._milvus.call("create_index", collection, index, timeout=self._milvus.load_timeout)
+        self._milvus.call("load_collection", collection, timeout=self._milvus.load_timeout)
+
+    def exists(self, collection: str) -> bool:
+        return bool(self._milvus.call("has_collection", collection))
+
+    def drop(self, collection: str) -> None:
+        self._milvus.call("drop_collection", collection)
+        self._dimensions.pop(collection, None)
+
+    def upsert(self, collection: str, ids: Sequence[int], vectors: Vectors) -> None:
+        vectors = self._checked(collection, vectors)
+        if len(ids) != len(vectors):
+            raise ValueError(f"{len(ids)} ids for {len(vectors)} vectors")
+        # Milvus keeps both rows of an id that one batch names twice.
+        last = {int(one): row for row, one in enumerate(ids)}
+        rows = [{"id": one, "vector": vectors[row]} for one, row in last.items()]
+        for piece in _pieces(len(rows), self._rows_per_message(collection)):
+            with self._writing:
+                self._milvus.call("upsert", collection, rows[piece])
+
+    def delete(self, collection: str, ids: Sequence[int]) -> None:
+        for piece in _pieces(len(ids), MESSAGE_IDS):
+            with self._writing:
+                self._milvus.call("delete", collection, filter=_among(ids[piece]))
+
+    def search(self, collection: str, vectors: Vectors, limit: int, *, strong: bool = False) -> list[list[Hit]]:
+        if not 1 <= limit <= MAX_LIMIT:
+            raise ValueError(f"limit {limit} is not in 1..{MAX_LIMIT}")
+        vectors = self._checked(collection, vectors)
+        options: dict[str, Any] = {
+            "limit": limit,
+            "output_fields": ["id"],  # by default Milvus Lite answers with the vectors as well
+            "search_params": {"metric_type": "COSINE", "params": {"ef": min(MAX_EF, max(MIN_EF, 2 * limit))}},
+            "consistency_level": _consistency(strong),
+        }
+        return [
+            _ranked(hits)
+            for piece in _pieces(len(vectors), self._rows_per_message(collection))
+            for hits in self._milvus.call("search", collection, vectors[piece], **options)
+        ]
+
+    def fetch(self, collection: str, ids: Sequence[int], *, strong: bool = False) -> dict[int, Vectors]:
+        size = min(MESSAGE_IDS, self._rows_per_message(collection))
+        return {
+            row["id"]: np.asarray(row["vector"], np.float32)
+            for piece in _pieces(len(ids), size)
+            for row in self._query(collection, _among(ids[piece]), ["id", "vector"], strong)
+        }
+
+    def present(self, collection: str, ids: Sequence[int], *, strong: bool) -> set[int]:
+        return {
+            row["id"]
+            for piece in _pieces(len(ids), MESSAGE_IDS)
+            for row in self._query(collection, _among(ids[piece]), ["id"], strong)
+        }
+
+    def count(self, collection: str, *, strong: bool = True) -> int:
+        (row,) = self._query(collection, "", ["count(*)"], strong)
+        return int(row["count(*)"])
+
+    def ids(self, collection: str, *, batch: int = 10_000) -> Iterator[list[int]]:
+        # By ranges, because no server promises order: of a query with a limit Milvus Lite answers any ids, not the
+        # smallest, and pymilvus's iterator, which sorts, misses fresh writes on Milvus 2.3 whatever the consistency.
+        low, width = 0, batch
+        while True:
+            high = min(low + width - 1, MAX_ID)
+            rows = self._query(collection, f"{low} <= id && id <= {high}", ["id"], strong=True, limit=batch + 1)
+            if len(rows) > batch:
+                width = max(batch, width // 2)
+                continue
+            if rows:
+                yield sorted(row["id"] for row in rows)
+            low = high + 1
+            if not rows and not self._query(collection, f"id >= {low}", ["id"], strong=True, limit=1):
+                return
+            if len(rows) < batch // 2:
+                width *= 2 if rows else 8
+
+    def barrier(self, collection: str) -> None:
+        self._query(collection, _among([0]), ["id"], strong=True)
+
+    def check(self) -> None:
+        self._milvus.version()
+
+    def close(self) -> None:
+        self._milvus.close()
+
+    @cached_property
+    def _is_lite(self) -> bool:
+        return self._milvus.version().startswith("milvus_lite")
+
+    @property
+    def _writing(self) -> AbstractContextManager[object]:
+        # Milvus Lite does not promise that two writers may write to one collection at the same time.
+        return self._one_writer if self._is_lite else nullcontext()
+
+    def _query(
+        self, collection: str, expression: str, fields: list[str], strong: bool, **options: int
+    ) -> list[dict[str, Any]]:
+        options = {"output_fields": fields, "consistency_level": _consistency(strong), **options}
+        return list(self._milvus.call("query", collection, filter=expression, **options))
+
+    def _checked(self, collection: str, vectors: Vectors) -> Vectors:
+        vectors = np.asarray(vectors, np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self._dimension(collection):
+            raise ValueError(f"vectors of shape {vectors.shape}, not (n, {self._dimension(collection)})")
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        if not np.all(np.isfinite(lengths) & (lengths > 0)):
+            raise ValueError("a vector is zero or not finite")
+        return vectors
+
+    def _dimension(self, collection: str) -> int:
+        if collection not in self._dimensions:
+            fields = self._milvus.call("describe_collection", collection)["fields"]
+            (vector,) = [field for field in fields if field["name"] == "vector"]
+            self._dimensions[collection] = int(vector["params"]["dim"])
+        return self._dimensions[collection]
+
+    def _rows_per_message(self, collection: str) -> int:
+        return max(1, MESSAGE_BYTES // (4 * self._dimension(collection) + ID_BYTES))
+
+
+def _pieces(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _among(ids: Sequence[int]) -> str:
+    return f"id in [{', '.join(str(int(one)) for one in ids)}]"
+
+
+def _consistency(strong: bool) -> str:
+    return "Strong" if strong else "Bounded"
+
+
+def _ranked(hits: Any) -> list[Hit]:
+    ranked = [Hit(hit["id"], min(1.0, max(-1.0, hit["distance"]))) for hit in hits]
+    return sorted(ranked, key=lambda hit: (-hit.score, hit.id))

@@ -1,0 +1,91 @@
+"""build(settings) -> Services: the one place that chooses implementations. Nothing connects here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import redis
+
+from services.catalog.database import Database
+from services.config import Settings
+from services.encode_call import QueryEncoder
+from services.encoders.registry import EncoderRegistry
+from services.images.decode import Limits
+from services.images.pool import DecodePool
+from services.queue import TaskQueue
+from services.storage.blobs import BlobStore
+from services.vectors.base import VectorStore
+
+
+@dataclass(frozen=True)
+class Services:
+    """What use cases work with. Each part is made at first use and connects at its own first use."""
+
+    settings: Settings
+
+    @cached_property
+    def database(self) -> Database:
+        """Metadata."""
+        return Database(self.settings.database)
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        """Picture bytes and weights."""
+        return BlobStore(self.settings.storage)
+
+    @cached_property
+    def vectors(self) -> VectorStore:
+        """Milvus. Imported here because the client alone takes a second to import."""
+        from services.vectors.milvus import MilvusStore
+
+        return MilvusStore(self.settings.milvus, self.settings.milvus_secret)
+
+    @cached_property
+    def redis(self) -> redis.Redis:
+        """Broker and query list."""
+        return redis.Redis.from_url(
+            self.settings.redis,
+            socket_connect_timeout=3,
+            socket_timeout=self.settings.query_deadline + 5,
+            health_check_interval=30,
+        )
+
+    @cached_property
+    def queue(self) -> TaskQueue:
+        """Wake-ups of workers."""
+        return TaskQueue(self.settings, self.redis)
+
+    @cached_property
+    def query_encoder(self) -> QueryEncoder:
+        """Vectors of queries."""
+        return QueryEncoder(self.redis, queue_limit=self.settings.query_queue, deadline=self.settings.query_deadline)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What a picture may weigh."""
+        return Limits(max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels)
+
+    @cached_property
+    def decoder(self) -> DecodePool:
+        """Killable processes that decode."""
+        return DecodePool(
+            self.settings.decode_processes, self.settings.decode_timeout, self.settings.decode_memory, self.limits
+        )
+
+    @cached_property
+    def encoders(self) -> EncoderRegistry:
+        """Registered encoders; loads torch when one is first asked to encode."""
+        return EncoderRegistry(self.database, self.blobs, self.settings.device)
+
+    def close(self) -> None:
+        """Stop what was started."""
+        started = vars(self)
+        for name in ("decoder", "vectors", "redis", "database"):
+            if name in started:
+                started[name].close()
+
+
+def build(settings: Settings) -> Services:
+    """The services of one process."""
+    return Services(settings)

@@ -1,0 +1,441 @@
+"""What every vector store must do, on Milvus Lite and on the real Milvus."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymilvus import MilvusClient
+
+from services.errors import ConfigurationError, Conflict, NotFound, Unavailable
+from services.vectors import milvus
+from services.vectors.base import MAX_DIMENSION, MAX_LIMIT, Vectors, VectorStore
+from services.vectors.milvus import MilvusStore
+from tests.conftest import server_directory
+from tests.servers import Server, free_ports, milvus_lite_server, running, wait_until
+
+DIMENSION = 16
+
+
+def random_vectors(count: int, dimension: int = DIMENSION, seed: int = 0) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((count, dimension), dtype=np.float32)
+
+
+def clustered_vectors(count: int, dimension: int, seed: int = 0) -> Vectors:
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((50, dimension), dtype=np.float32)
+    noise = random.standard_normal((count, dimension), dtype=np.float32)
+    return centres[random.integers(50, size=count)] + np.float32(0.3) * noise
+
+
+def cosines(queries: Vectors, vectors: Vectors) -> Vectors:
+    def unit(rows: Vectors) -> Vectors:
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return unit(queries) @ unit(vectors).T
+
+
+def recall_at_10(store: VectorStore, collection: str, queries: Vectors, vectors: Vectors) -> float:
+    exact = np.argsort(-cosines(queries, vectors), axis=1)[:, :10]
+    found = store.search(collection, queries, 10, strong=True)
+    return float(
+        np.mean([len({hit.id for hit in hits} & set(row)) / 10 for hits, row in zip(found, exact, strict=True)])
+    )
+
+
+@pytest.fixture
+def filled(vector_store: VectorStore, collection: str) -> Vectors:
+    """100 vectors under the ids 0 to 99."""
+    vectors = random_vectors(100)
+    vector_store.create(collection, DIMENSION)
+    vector_store.upsert(collection, range(100), vectors)
+    return vectors
+
+
+@pytest.fixture
+def own_lite() -> Iterator[tuple[Server, MilvusStore]]:
+    """A Milvus Lite that the test may stop, and a store on it that is quick to give up."""
+    with server_directory("milvus-lite") as directory:
+        server, uri = milvus_lite_server(directory)
+        store = MilvusStore(uri, timeout=2, connect_timeout=1)
+        with running(server):
+            yield server, store
+        store.close()
+
+
+# -- collections
+
+
+def test_a_new_collection_is_there_and_empty(vector_store: VectorStore, collection: str) -> None:
+    assert not vector_store.exists(collection)
+    vector_store.create(collection, DIMENSION)
+    assert vector_store.exists(collection)
+    assert vector_store.count(collection) == 0
+    assert vector_store.search(collection, random_vectors(1), 10, strong=True) == [[]]
+    assert list(vector_store.ids(collection)) == []
+
+
+def test_creating_again_changes_nothing(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    vector_store.create(collection, DIMENSION)
+    assert vector_store.count(collection) == len(filled)
+
+
+def test_creating_with_another_dimension_is_a_conflict(vector_store: VectorStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+    with pytest.raises(Conflict):
+        vector_store.create(collection, DIMENSION + 1)
+
+
+def test_a_dropped_collection_is_gone_and_may_be_dropped_again(vector_store: VectorStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+    vector_store.drop(collection)
+    vector_store.drop(collection)
+    assert not vector_store.exists(collection)
+
+
+def test_a_dropped_collection_can_come_back_with_another_dimension(vector_store: VectorStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+    vector_store.drop(collection)
+    vector_store.create(collection, 2 * DIMENSION)
+    vector_store.upsert(collection, [1], random_vectors(1, 2 * DIMENSION))
+    assert vector_store.count(collection) == 1
+
+
+def test_an_unknown_collection_is_not_found(vector_store: VectorStore) -> None:
+    for call in (
+        lambda: vector_store.upsert("nowhere", [1], random_vectors(1)),
+        lambda: vector_store.delete("nowhere", [1]),
+        lambda: vector_store.search("nowhere", random_vectors(1), 10),
+        lambda: vector_store.fetch("nowhere", [1]),
+        lambda: vector_store.present("nowhere", [1], strong=True),
+        lambda: vector_store.count("nowhere"),
+        lambda: list(vector_store.ids("nowhere")),
+        lambda: vector_store.barrier("nowhere"),
+    ):
+        with pytest.raises(NotFound):
+            call()
+
+
+def test_a_collection_that_another_client_dropped_is_not_found(
+    vector_store: VectorStore, collection: str, filled: Vectors, request: pytest.FixtureRequest
+) -> None:
+    other = MilvusStore(vector_store._milvus.uri)  # type: ignore[attr-defined]
+    other.drop(collection)
+    other.close()
+    with pytest.raises(NotFound):
+        vector_store.upsert(collection, [1], filled[:1])
+    with pytest.raises(NotFound):
+        vector_store.search(collection, filled[:1], 1)
+
+
+@pytest.mark.parametrize("dimension", [0, MAX_DIMENSION + 1])
+def test_an_impossible_dimension_is_refused(vector_store: VectorStore, collection: str, dimension: int) -> None:
+    with pytest.raises(ValueError, match=r"1\.\.32768"):
+        vector_store.create(collection, dimension)
+
+
+def test_the_largest_dimension_is_accepted(vector_store: VectorStore, collection: str) -> None:
+    vectors = random_vectors(10, MAX_DIMENSION)
+    vector_store.create(collection, MAX_DIMENSION)
+    vector_store.upsert(collection, range(10), vectors)
+    assert vector_store.search(collection, vectors[9:], 1, strong=True)[0][0].id == 9
+    assert np.array_equal(vector_store.fetch(collection, [5])[5], vectors[5])
+
+
+# -- writing
+
+
+def test_an_upsert_replaces_what_was_there(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    replacement = random_vectors(1, seed=1)
+    vector_store.upsert(collection, [7], replacement)
+    assert vector_store.count(collection) == len(filled)
+    assert np.array_equal(vector_store.fetch(collection, [7], strong=True)[7], replacement[0])
+    (hits,) = vector_store.search(collection, replacement, 100, strong=True)
+    assert [hit.id for hit in hits].count(7) == 1
+    assert hits[0].id == 7
+
+
+def test_of_an_id_named_twice_in_a_batch_the_last_counts(vector_store: VectorStore, collection: str) -> None:
+    vectors = random_vectors(3)
+    vector_store.create(collection, DIMENSION)
+    vector_store.upsert(collection, [5, 6, 5], vectors)
+    assert vector_store.count(collection) == 2
+    assert np.array_equal(vector_store.fetch(collection, [5], strong=True)[5], vectors[2])
+
+
+def test_a_strong_read_sees_each_write_at_once(vector_store: VectorStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+    for number, vector in enumerate(random_vectors(5)):
+        vector_store.upsert(collection, [number], vector[None])
+        assert vector_store.present(collection, [number], strong=True) == {number}
+        assert vector_store.search(collection, vector[None], 1, strong=True)[0][0].id == number
+
+
+def test_after_a_barrier_every_read_sees_the_write(vector_store: VectorStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+    for number, vector in enumerate(random_vectors(5)):
+        vector_store.upsert(collection, [number], vector[None])
+        vector_store.barrier(collection)
+        assert vector_store.search(collection, vector[None], 1)[0][0].id == number
+        assert vector_store.present(collection, [number], strong=False) == {number}
+        vector_store.delete(collection, [number])
+        vector_store.barrier(collection)
+        assert vector_store.present(collection, [number], strong=False) == set()
+
+
+def test_deleted_vectors_are_gone(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    vector_store.delete(collection, [3, 4, 1000])
+    assert vector_store.count(collection) == len(filled) - 2
+    assert vector_store.present(collection, range(10), strong=True) == {0, 1, 2, 5, 6, 7, 8, 9}
+    assert 3 not in [hit.id for hit in vector_store.search(collection, filled[3:4], 100, strong=True)[0]]
+
+
+def test_empty_batches_do_nothing(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    nothing = np.empty((0, DIMENSION), np.float32)
+    vector_store.upsert(collection, [], nothing)
+    vector_store.delete(collection, [])
+    assert vector_store.search(collection, nothing, 10) == []
+    assert vector_store.fetch(collection, []) == {}
+    assert vector_store.present(collection, [], strong=True) == set()
+    assert vector_store.count(collection) == len(filled)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        pytest.param(np.zeros((1, DIMENSION), np.float32), id="zero"),
+        pytest.param(np.full((1, DIMENSION), np.nan, np.float32), id="not a number"),
+        pytest.param(np.full((1, DIMENSION), np.inf, np.float32), id="infinite"),
+        pytest.param(np.ones((1, DIMENSION + 1), np.float32), id="too long"),
+        pytest.param(np.ones(DIMENSION, np.float32), id="not a matrix"),
+    ],
+)
+def test_a_vector_that_has_no_cosine_is_refused(
+    vector_store: VectorStore, collection: str, filled: Vectors, vectors: Vectors
+) -> None:
+    with pytest.raises(ValueError, match="vector"):
+        vector_store.upsert(collection, [1], vectors)
+    with pytest.raises(ValueError, match="vector"):
+        vector_store.search(collection, vectors, 10)
+    assert np.array_equal(vector_store.fetch(collection, [1], strong=True)[1], filled[1])
+
+
+def test_as_many_ids_as_vectors_are_needed(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    with pytest.raises(ValueError, match="2 ids for 1 vectors"):
+        vector_store.upsert(collection, [1, 2], filled[:1])
+
+
+def test_threads_may_write_through_one_store(vector_store: VectorStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+
+    def write(first: int) -> None:
+        for start in range(first, first + 500, 50):
+            vector_store.upsert(collection, range(start, start + 50), random_vectors(50, seed=start))
+
+    threads = [threading.Thread(target=write, args=(500 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert vector_store.present(collection, range(2000), strong=True) == set(range(2000))
+
+
+# -- reading
+
+
+def test_scores_are_cosines_best_first(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    queries = random_vectors(3, seed=1)
+    expected = cosines(queries, filled)
+    found = vector_store.search(collection, queries, 100, strong=True)
+    for hits, row in zip(found, expected, strict=True):
+        assert [hit.id for hit in hits] == np.argsort(-row).tolist()
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(row)[::-1], abs=1e-5)
+
+
+def test_a_vector_finds_itself_with_a_score_of_one_at_most(
+    vector_store: VectorStore, collection: str, filled: Vectors
+) -> None:
+    for number, (hit,) in enumerate(vector_store.search(collection, 1000 * filled, 1, strong=True)):
+        assert hit.id == number
+        assert 0.99999 <= hit.score <= 1
+
+
+def test_equal_scores_are_ordered_by_id(vector_store: VectorStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+    vector_store.upsert(collection, [9, 2, 5, 7], np.repeat(random_vectors(1), 4, axis=0))
+    (hits,) = vector_store.search(collection, random_vectors(1), 4, strong=True)
+    assert [hit.id for hit in hits] == [2, 5, 7, 9]
+
+
+def test_no_more_than_limit_are_found(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    assert [len(hits) for hits in vector_store.search(collection, filled[:2], 7, strong=True)] == [7, 7]
+    assert len(vector_store.search(collection, filled[:1], MAX_LIMIT, strong=True)[0]) == len(filled)
+
+
+@pytest.mark.parametrize("limit", [0, MAX_LIMIT + 1])
+def test_an_impossible_limit_is_refused(
+    vector_store: VectorStore, collection: str, filled: Vectors, limit: int
+) -> None:
+    with pytest.raises(ValueError, match=r"1\.\.16384"):
+        vector_store.search(collection, filled[:1], limit)
+
+
+def test_fetch_answers_the_vectors_that_are_there(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
+    fetched = vector_store.fetch(collection, [42, 1, 1000], strong=True)
+    assert fetched.keys() == {1, 42}
+    assert np.array_equal(fetched[42], filled[42])
+    assert fetched[42].dtype == np.float32
+
+
+def test_ids_stream_in_order_and_without_gaps(vector_store: VectorStore, collection: str) -> None:
+    ids = np.random.default_rng(0).permutation(60_000)[:21_000]
+    vector_store.create(collection, 4)
+    vector_store.upsert(collection, ids.tolist(), random_vectors(len(ids), 4))
+    vector_store.upsert(collection, ids[:500].tolist(), random_vectors(500, 4, seed=1))
+    vector_store.delete(collection, ids[1000:2000].tolist())
+    expected = sorted([*ids[:1000].tolist(), *ids[2000:].tolist()])
+
+    batches = list(vector_store.ids(collection, batch=4000))
+
+    assert [one for batch in batches for one in batch] == expected
+    assert max(len(batch) for batch in batches) <= 4000
+    assert vector_store.present(collection, ids.tolist(), strong=True) == set(expected)
+    assert vector_store.count(collection) == 20_000
+
+
+def test_ids_that_are_far_apart_stream_as_well(vector_store: VectorStore, collection: str) -> None:
+    far = [0, 1, 5_000_000, 5_000_001, 2**63 - 1]
+    vector_store.create(collection, DIMENSION)
+    vector_store.upsert(collection, far, random_vectors(5))
+    assert [one for batch in vector_store.ids(collection, batch=10_000) for one in batch] == far
+
+
+def test_batches_of_any_size_are_split_into_messages(
+    vector_store: VectorStore, collection: str, filled: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(milvus, "MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(milvus, "MESSAGE_IDS", 30)
+    vectors = random_vectors(100, seed=1)
+    vector_store.upsert(collection, range(50, 150), vectors)
+    vector_store.delete(collection, range(50))
+    assert vector_store.present(collection, range(200), strong=True) == set(range(50, 150))
+    fetched = vector_store.fetch(collection, range(200))
+    assert np.array_equal(np.stack([fetched[one] for one in range(50, 150)]), vectors)
+    assert [hit.id for (hit,) in vector_store.search(collection, vectors, 1)] == list(range(50, 150))
+
+
+def test_the_nearest_are_found_while_vectors_arrive(vector_store: VectorStore, collection: str) -> None:
+    vectors = clustered_vectors(5000, 64)
+    vector_store.create(collection, 64)
+    vector_store.upsert(collection, range(5000), vectors)
+    assert recall_at_10(vector_store, collection, clustered_vectors(100, 64), vectors) >= 0.99
+
+
+@pytest.mark.milvus
+def test_the_index_finds_the_nearest(milvus_uri: str) -> None:
+    vectors = clustered_vectors(5000, 64)
+    collection = "test_recall"
+    store = MilvusStore(milvus_uri)
+    with closing(store), closing(MilvusClient(milvus_uri, dedicated=True)) as client:
+        store.create(collection, 64)
+        store.upsert(collection, range(5000), vectors)
+        client.flush(collection, timeout=30)  # only a sealed segment gets its index
+        wait_until(lambda: client.describe_index(collection, "vector")["indexed_rows"] == 5000, "index built")
+        assert client.describe_index(collection, "vector")["index_type"] == "HNSW"
+        assert recall_at_10(store, collection, clustered_vectors(100, 64, seed=1), vectors) >= 0.99
+        store.drop(collection)
+
+
+# -- servers that are not there
+
+
+def test_nothing_connects_before_the_first_call() -> None:
+    MilvusStore("http://127.0.0.1:1").close()
+
+
+def test_an_address_that_is_no_url_is_a_mistake_of_configuration() -> None:
+    with pytest.raises(ConfigurationError):
+        MilvusStore("./akin.db")
+
+
+def test_a_server_that_is_not_there_is_unavailable_soon() -> None:
+    (port,) = free_ports(1)
+    store = MilvusStore(f"http://127.0.0.1:{port}")
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        store.check()
+    with pytest.raises(Unavailable):
+        store.search("any", random_vectors(1), 10)
+    assert time.monotonic() - started < 10
+
+
+def test_a_server_that_does_not_answer_is_unavailable_to_all_threads_soon() -> None:
+    refusals: list[Unavailable] = []
+
+    def ask(store: MilvusStore) -> None:
+        with pytest.raises(Unavailable) as refusal:
+            store.count("any")
+        refusals.append(refusal.value)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        store = MilvusStore(f"http://127.0.0.1:{silent.getsockname()[1]}", connect_timeout=1)
+        threads = [threading.Thread(target=ask, args=(store,)) for _ in range(8)]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(refusals) == 8
+    assert time.monotonic() - started < 5
+
+
+def test_the_same_store_works_again_after_the_server_was_killed(own_lite: tuple[Server, MilvusStore]) -> None:
+    server, store = own_lite
+    vectors = random_vectors(100)
+    store.create("kept", DIMENSION)
+    store.upsert("kept", range(100), vectors)
+
+    server.kill()
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        store.upsert("kept", [100], vectors[:1])
+    with pytest.raises(Unavailable):
+        store.search("kept", vectors[:1], 1)
+    with pytest.raises(Unavailable):
+        store.check()
+    assert time.monotonic() - started < 10
+
+    server.start()
+    wait_until(lambda: answers(store), "the store reaches the server again", seconds=5)
+    assert store.count("kept") == 100
+    assert store.search("kept", vectors[:1], 1, strong=True)[0][0].id == 0
+    store.upsert("kept", [100], vectors[:1])
+    assert store.present("kept", [100], strong=True) == {100}
+
+
+def test_a_store_may_be_used_again_after_it_was_closed(own_lite: tuple[Server, MilvusStore]) -> None:
+    _, store = own_lite
+    store.close()
+    store.check()
+
+
+def answers(store: MilvusStore) -> bool:
+    try:
+        store.check()
+    except Unavailable:
+        return False
+    return True
+
+
+def test_importing_the_port_does_not_import_pymilvus() -> None:
+    import subprocess
+    import sys
+
+    program = "import services.vectors.base, sys; sys.exit('pymilvus' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

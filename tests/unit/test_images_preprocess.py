@@ -1,0 +1,105 @@
+"""What an encoder is given."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from services.errors import ImageReason, ImageRejected
+from services.images.decode import Limits
+from services.images.preprocess import Preprocessing, preprocess, preprocess_image
+
+LIMITS = Limits(max_bytes=10_000_000, max_pixels=10_000_000)
+WHITE = [255, 255, 255]
+
+
+def spec(**changes: object) -> Preprocessing:
+    fields = {"size": 32, "fit": "stretch", "resample": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return Preprocessing.model_validate(fields | changes)
+
+
+def striped(width: int, height: int) -> Image.Image:
+    """Red in the middle square, blue at both ends of the longer side."""
+    image = Image.new("RGB", (width, height), (0, 0, 255))
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    image.paste((255, 0, 0), (left, top, left + short, top + short))
+    return image
+
+
+def jpeg(image: Image.Image) -> bytes:
+    target = BytesIO()
+    image.save(target, "JPEG", quality=95)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic", "lanczos", "box"])
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (7, 5), (1, 400)])
+def test_every_picture_becomes_a_square_of_bytes(fit: str, resample: str, size: tuple[int, int]) -> None:
+    pixels = preprocess(jpeg(striped(*size)), spec(fit=fit, resample=resample, size=48), LIMITS)
+
+    assert pixels.shape == (48, 48, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable and pixels.flags.c_contiguous
+
+
+def test_stretch_shows_all_of_the_picture() -> None:
+    pixels = preprocess_image(striped(300, 100), spec(fit="stretch"))
+
+    assert pixels[16, 0].tolist() == pixels[16, 31].tolist() == [0, 0, 255]
+    assert pixels[16, 16].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300)])
+def test_crop_shows_the_middle_square(size: tuple[int, int]) -> None:
+    pixels = preprocess_image(striped(*size), spec(fit="crop", resample="box"))
+
+    assert (pixels == [255, 0, 0]).all()
+
+
+def test_pad_frames_the_whole_picture_in_white() -> None:
+    pixels = preprocess_image(striped(300, 100), spec(fit="pad"))
+
+    assert pixels[0, 16].tolist() == pixels[31, 16].tolist() == WHITE
+    assert pixels[16, 0].tolist() == [0, 0, 255]
+    assert pixels[16, 16].tolist() == [255, 0, 0]
+
+
+def test_the_same_bytes_give_the_same_pixels() -> None:
+    data = jpeg(striped(640, 480))
+
+    assert (preprocess(data, spec(), LIMITS) == preprocess(data, spec(), LIMITS)).all()
+
+
+def test_reduced_decoding_differs_little_from_full_decoding() -> None:
+    gradient = Image.linear_gradient("L").resize((1600, 1200)).convert("RGB")
+    data = jpeg(gradient)
+
+    reduced = preprocess(data, spec(), LIMITS).astype(int)
+    full = preprocess_image(Image.open(BytesIO(data)).convert("RGB"), spec()).astype(int)
+
+    assert np.abs(reduced - full).max() <= 3
+
+
+def test_a_broken_picture_is_rejected() -> None:
+    with pytest.raises(ImageRejected) as caught:
+        preprocess(jpeg(striped(64, 64))[:300], spec(), LIMITS)
+
+    assert caught.value.reason is ImageReason.BROKEN
+
+
+@pytest.mark.parametrize(
+    "changes", [{"version": 2}, {"size": 0}, {"fit": "fill"}, {"std": (0.5, 0.0, 0.5)}, {"unknown": 1}]
+)
+def test_a_specification_that_is_not_understood_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        spec(**changes)
+
+
+def test_a_specification_survives_json() -> None:
+    assert Preprocessing.model_validate_json(spec().model_dump_json()) == spec()

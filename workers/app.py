@@ -1,0 +1,69 @@
+"""The Celery application: `celery -A workers.app worker --queues embed,imports,maintenance`.
+
+Tasks take nothing and return nothing: a message says that there is work, the database says which. Each makes
+one call of a use case. Clients are created at the first task, after any fork: gRPC and CUDA do not survive one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from celery.signals import worker_shutdown
+
+from services import embedding, ingest, reindex
+from services.config import load_settings
+from services.queue import Task, celery_app
+from services.wiring import Services, build
+
+settings = load_settings()
+app = celery_app(settings)
+
+
+@cache
+def services() -> Services:
+    """The services of this worker process."""
+    return build(settings)
+
+
+@app.task(name=Task.EMBED.value)
+def embed() -> None:
+    """Drain the ledger for half a minute at most."""
+    services().queue.taken(Task.EMBED)
+    embedding.drain(services())
+
+
+@app.task(name=Task.PURGE.value)
+def purge() -> None:
+    """Remove what was deleted: vectors, rows, bytes, retired collections."""
+    services().queue.taken(Task.PURGE)
+    embedding.purge(services())
+    reindex.drop_retired(services())
+    ingest.collect_orphans(services())
+
+
+@app.task(name=Task.IMPORTS.value)
+def imports() -> None:
+    """Accept the entries of imports."""
+    services().queue.taken(Task.IMPORTS)
+    ingest.accept_pending(services())
+
+
+@app.task(name=Task.FINISH.value)
+def finish() -> None:
+    """Finish imports whose every entry is settled."""
+    services().queue.taken(Task.FINISH)
+    ingest.finish_imports(services())
+
+
+@app.task(name=Task.REINDEX.value)
+def advance_reindex() -> None:
+    """Move building indexes on."""
+    services().queue.taken(Task.REINDEX)
+    reindex.advance(services())
+
+
+@worker_shutdown.connect
+def _close(**_: Any) -> None:
+    if services.cache_info().currsize:
+        services().close()

@@ -1,0 +1,101 @@
+"""The query process: `python -m workers.query`. Encodes pictures that searches wait for, in micro-batches.
+
+It is a process of its own, because a query behind a batch of uploads waits seconds. It takes what is waiting on
+the Redis list, drops what is past its deadline, encodes the rest together and answers each on its own list.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import redis
+
+from services.catalog import indexes
+from services.catalog.models import IndexState
+from services.config import load_settings
+from services.encode_call import REQUESTS, Query, pack_answer
+from services.errors import AkinError
+from services.queue import ALIVE_SECONDS, alive_key
+from services.wiring import Services, build
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 2
+# An answer that nobody fetches (the caller gave up) goes by itself.
+ANSWER_SECONDS = 30
+
+
+def run(services: Services, stop: threading.Event) -> None:
+    """Answer queries until told to stop; Redis or the database being away is waited out."""
+    warm_up(services)
+    while not stop.is_set():
+        try:
+            services.redis.set(alive_key("query"), 1, ex=ALIVE_SECONDS)
+            answer_waiting(services)
+        except redis.RedisError as error:
+            logger.warning("Redis does not answer: %s", error)
+            stop.wait(0.5)
+
+
+def warm_up(services: Services) -> None:
+    """Load the encoders of maintained indexes, so that the first search does not wait for it."""
+    with services.database.reading() as session:
+        wanted = {index.encoder.sha256 for index in indexes.in_states(session, [IndexState.LIVE, IndexState.BUILDING])}
+    for sha256 in wanted:
+        encoder = services.encoders.encoder(sha256)
+        size = encoder.manifest.preprocessing.size
+        encoder.encode(np.zeros((1, size, size, 3), np.uint8))
+
+
+def answer_waiting(services: Services) -> int:
+    """Answer one micro-batch, waiting for a first query if there is none; returns how many were answered."""
+    first = services.redis.blpop([REQUESTS], timeout=WAIT_SECONDS)
+    if first is None:
+        return 0
+    packed = [first[1], *(services.redis.lpop(REQUESTS, services.settings.query_batch - 1) or [])]
+    moment = time.time()
+    by_encoder: dict[str, list[Query]] = defaultdict(list)
+    for query in map(Query.unpack, packed):
+        if query.deadline > moment:
+            by_encoder[query.encoder].append(query)
+    for sha256, queries in by_encoder.items():
+        _answer(services, sha256, queries)
+    return sum(map(len, by_encoder.values()))
+
+
+def _answer(services: Services, sha256: str, queries: Sequence[Query]) -> None:
+    try:
+        vectors: Iterable[np.ndarray] = services.encoders.encoder(sha256).encode(
+            np.stack([query.pixels for query in queries])
+        )
+        answers = [pack_answer(vector) for vector in vectors]
+    except (AkinError, ValueError, RuntimeError) as error:
+        # One encoder that cannot be loaded, or a batch it refuses, must not end the answers of the others.
+        logger.exception("encoder %s failed", sha256[:12])
+        answers = [pack_answer(None, f"the encoder failed: {error}")] * len(queries)
+    with services.redis.pipeline(transaction=False) as pipe:
+        for query, answer in zip(queries, answers, strict=True):
+            pipe.rpush(query.reply, answer)
+            pipe.expire(query.reply, ANSWER_SECONDS)
+        pipe.execute()
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    services = build(load_settings())
+    run(services, stop)
+    services.close()
+
+
+if __name__ == "__main__":
+    main()
