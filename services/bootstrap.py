@@ -80,19 +80,20 @@ def create_catalog(session: Session, name: str, encoder_ref: str) -> Catalog:
 def migrate(database: Database) -> None:
     """Bring the tables up to this release."""
     with database.engine.connect() as connection:
-        command.upgrade(_alembic(connection), "head")
+        command.upgrade(alembic_config(connection), "head")
         connection.commit()
 
 
 def pending_migration(database: Database) -> str | None:
     """The revision that the database should be at and is not; None where it is up to date."""
-    head = ScriptDirectory.from_config(_alembic(None)).get_current_head()
+    head = ScriptDirectory.from_config(alembic_config(None)).get_current_head()
     with database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     return head if current != head else None
 
 
-def _alembic(connection: object) -> Config:
+def alembic_config(connection: object) -> Config:
+    """Alembic over this release's migrations and the connection that they run on."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes["connection"] = connection

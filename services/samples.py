@@ -19,7 +19,7 @@ from services.sample_sprite import SPRITE_SIZE, Colour, Sprite, mix
 PICTURE_SIZE: Final = 256
 MANIFEST_NAME: Final = "items.jsonl"
 VIEWS: Final = ("front", "tilted", "tinted", "small")
-PATTERNS: Final = {"plain": "", "stripes": "striped", "dots": "dotted", "checks": "checked", "gradient": "ombré"}
+PATTERNS: Final = {"plain": "", "stripes": "striped", "dots": "dotted", "checks": "checked", "gradient": "faded"}
 COLOURS: Final[dict[str, Colour]] = {
     "navy": (46, 66, 116),
     "red": (200, 58, 56),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -70,7 +71,7 @@ def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
         for position, hit in enumerate(row.hits):
             left = found_left + position * (PICTURE + GAP)
             _place(sheet, pen, (left, top), hit.thumbnail, LINE)
-            _write(pen, (left, top + PICTURE + 6), f"{hit.score:.3f}", ACCENT if hit.score >= 0.999 else TEXT, 18)
+            _write(pen, (left, top + PICTURE + 6), f"{hit.score:.4f}", ACCENT if hit.score >= 0.999 else TEXT, 18)
             _write(pen, (left, top + PICTURE + 29), hit.label, QUIET, 14)
     return sheet
 
@@ -100,6 +101,8 @@ def _write(
 ) -> None:
     """Write one line as wide as a picture; longer text ends in an ellipsis."""
     font = _font(size)
+    # Pillow's own font has no accented letters: the plain ones are better than boxes.
+    text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     if pen.textlength(text, font=font) > PICTURE:
         while text and pen.textlength(f"{text}…", font=font) > PICTURE:
             text = text[:-1]

@@ -87,7 +87,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture(params=["lite", pytest.param("milvus", marks=pytest.mark.milvus)])
+@pytest.fixture(scope="session", params=["lite", pytest.param("milvus", marks=pytest.mark.milvus)])
 def vector_store(request: pytest.FixtureRequest) -> Iterator[VectorStore]:
     """A vector store: once on Milvus Lite, once on the real Milvus."""
     uri = request.getfixturevalue("milvus_lite_uri" if request.param == "lite" else "milvus_uri")

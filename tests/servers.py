@@ -236,9 +236,11 @@ def milvus_server(directory: Path, unpacked: Path) -> tuple[Server, str]:
     names = [name for name in config.configurable_items if name.endswith("_port")]
     *ports, health_port, etcd_client, etcd_peer = free_ports(len(names) + 3)
     config.update(**dict(zip(names, ports, strict=True)))
-    for interval in ("checkInterval", "distPullInterval"):
-        config.set(f"queryCoord.{interval}", 100)  # ms; by default loading an empty collection takes 3 s
     config.resolve()
+    settings = directory / "configs" / "milvus.yaml"
+    # ms; by default a coordinator looks so seldom that loading an empty collection takes 3 s.
+    hurry = "".join(f"  check{what}Interval: 100\n" for what in ("Channel", "Segment", "Index"))
+    settings.write_text(settings.read_text().replace("\nqueryCoord:\n", f"\nqueryCoord:\n{hurry}"))
     etcd = directory / "configs" / "etcd.yaml"
     etcd.write_text(
         f"listen-client-urls: http://127.0.0.1:{etcd_client}\n"

@@ -26,7 +26,8 @@ from services.wiring import Services, build
 
 logger = logging.getLogger(__name__)
 
-WAIT_SECONDS = 2
+# How late a stop or a new heartbeat may be.
+WAIT_SECONDS = 0.5
 # An answer that nobody fetches (the caller gave up) goes by itself.
 ANSWER_SECONDS = 30
 

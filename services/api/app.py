@@ -11,7 +11,7 @@ from flask import Flask, Response
 from werkzeug.routing import IntegerConverter, Map
 
 from services.api import admin, errors, health, images, imports, items, openapi, pages, search
-from services.api.contract import check_request_size
+from services.api.contract import check_request
 from services.config import MEGABYTE, Settings
 from services.wiring import Services
 
@@ -54,7 +54,7 @@ def create_app(services: Services) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["akin"] = services
     errors.install(app)
-    app.before_request(lambda: check_request_size(settings.max_request_bytes))
+    app.before_request(lambda: check_request(settings.max_request_bytes))
     app.after_request(_harden)
     for router in ROUTERS:
         app.register_blueprint(router.blueprint)

@@ -168,11 +168,14 @@ def _answer(result: Any, status: HTTPStatus) -> Response:
     return response
 
 
-def check_request_size(limit: int) -> None:
-    """Refuse a body that says it is too large before it is read.
+def check_request(limit: int) -> None:
+    """Refuse what no route could use, before anything is read.
 
     Raises:
         TooLarge: Content-Length is over the limit.
+        InvalidRequest: the address has a NUL character, which PostgreSQL cannot even compare with.
     """
+    if "\x00" in request.path or any("\x00" in value for value in request.args.values()):
+        raise InvalidRequest("the address must not contain NUL characters")
     if request.content_length is not None and request.content_length > limit:
         raise TooLarge(f"a request may have {limit} bytes, this one has {request.content_length}")

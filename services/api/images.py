@@ -49,7 +49,7 @@ def upload_image(call: Call[None, ImageUpload]) -> ImageAccepted:
     are the same image, and nothing is done twice.
     """
     body = call.body
-    ref = call.files[0].filename if call.files else None
+    ref = (call.files[0].filename or "").replace("\x00", "") if call.files else ""
     fields = ItemFields(body.item_id, body.title, body.url, body.attributes)
     accepted = ingest.accept(call.services, call.caller.catalog_id, Upload(ref or body.item_id, body.image, fields))
     return ImageAccepted(

@@ -41,7 +41,7 @@ def start_import(call: Call[None, ImportUpload]) -> JobOut:
         raise TooLarge(f"an import may have {call.services.settings.max_import_files} files, not {len(files)}")
     if manifest is not None and len(manifest) != len(files):
         raise InvalidRequest(f"manifest: has {len(manifest)} members for {len(files)} files")
-    names = [part.filename or UNNAMED for part in call.files if part.name == "files"]
+    names = [(part.filename or UNNAMED).replace("\x00", "") for part in call.files if part.name == "files"]
     metas = manifest or [EntryMeta()] * len(files)
     uploads = [Upload(name, data, _fields(name, meta)) for name, data, meta in zip(names, files, metas, strict=True)]
     job_id = ingest.start_import(call.services, call.caller.catalog_id, uploads)

@@ -20,7 +20,8 @@ from services.cli.ingest import ingest_path, print_summary
 from services.cli.pictures import Source
 from services.cli.samples import draw_samples
 from services.cli.search import hits_table, sheet_row, write_sheet
-from services.cli.target import Target, find_running, local_target, reporting_errors
+from services.cli.target import Target, find_running, local_target
+from services.cli.terminal import open_console, reporting_errors
 from services.cli.upload import Report
 from services.client import AkinClient
 from services.config import Settings, load_settings
@@ -88,7 +89,7 @@ class Steps:
 @reporting_errors
 def demo(images: Path | None, once: bool, output: Path) -> None:
     """Index pictures, search with three of them, and show what was found."""
-    steps = Steps(Console())
+    steps = Steps(open_console())
     settings = load_settings()
     try:
         steps.begin("Start Akin")

@@ -39,9 +39,10 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
 def report(findings: Sequence[Finding]) -> Table:
     """The findings as a table for a terminal."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("part", "", "from", "address", "finding", "what to do"):
+    for column in ("part", "", "from", "finding", "what to do"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        cells = (finding.source, finding.address, finding.detail, finding.advice)
-        table.add_row(finding.part, Text(finding.outcome, STYLES[finding.outcome]), *(Text(cell) for cell in cells))
+        found = Text("\n").join([Text(finding.detail), Text(finding.address, "dim")])
+        outcome = Text(finding.outcome, STYLES[finding.outcome])
+        table.add_row(finding.part, outcome, finding.source, found, Text(finding.advice))
     return table

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.journal import Journal
 from services.cli.pictures import Source
-from services.cli.target import Target, find_target, reporting_errors, target_options
+from services.cli.target import Target, find_target, target_options
+from services.cli.terminal import open_console, reporting_errors
 from services.cli.upload import Ingest, Report
 from services.client import AkinClient
 from services.config import Settings, load_settings
@@ -49,7 +50,7 @@ def ingest(
     {"file", "item_id", "title", "url", "attributes"}. Without one, a picture's item is its file name.
     Exit code 0: everything is indexed; 3: some pictures failed, and are listed; 1: it could not be done.
     """
-    console = Console()
+    console = open_console()
     settings = load_settings()
     target = find_target(settings, url, key, catalog)
     reports: dict[str, Report] = {}
@@ -100,7 +101,7 @@ def print_summary(console: Console, path: Path, report: Report) -> None:
     lines.append("  " + " + ".join(f"{n:,} {name}" for name, n in counts.items() if n or name == "indexed"))
     if report.skipped:
         kinds = ", ".join(f"{escape(kind)} {count:,}" for kind, count in report.skipped.most_common(12))
-        lines.append(f"  skipped {report.skipped.total():,} files that are not pictures: {kinds}")
+        lines.append(f"  not pictures, skipped: {report.skipped.total():,} ({kinds})")
     if not report.adds_up:
         lines.append("  [bold red]these numbers do not add up: the server lost or doubled pictures[/]")
     for code, count in Counter(failure.code for failure in report.failures).most_common():

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from services.cli.terminal import open_console
 from services.samples import MANIFEST_NAME, MAX_SAMPLES, write_samples
 
 
@@ -17,7 +18,7 @@ from services.samples import MANIFEST_NAME, MAX_SAMPLES, write_samples
 @click.option("--seed", type=int, default=7, show_default=True, help="The same seed draws the same catalogue.")
 def samples(folder: Path, count: int, seed: int) -> None:
     """Draw a catalogue of products into FOLDER, with an items.jsonl that describes them."""
-    console = Console()
+    console = open_console()
     draw_samples(console, folder, count, seed)
     console.print(f"{count} pictures and {MANIFEST_NAME} in {folder}", soft_wrap=True, highlight=False)
     console.print(f"Next: akin ingest {folder}", soft_wrap=True, highlight=False)

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from services.answers import Hit, SearchResult
-from services.cli.target import find_target, reporting_errors, target_options
+from services.cli.target import find_target, target_options
+from services.cli.terminal import open_console, reporting_errors
 from services.client import AkinClient
 from services.config import load_settings
 from services.sheet import SheetHit, SheetRow, contact_sheet
@@ -45,7 +45,7 @@ def search(
     if as_json:
         click.echo(json.dumps(result.model_dump(mode="json"), ensure_ascii=False, indent=2))
         return
-    console = Console()
+    console = open_console()
     console.print(hits_table(image.name, result))
     if sheet is not None:
         console.print(f"Contact sheet: {sheet}", soft_wrap=True, highlight=False)

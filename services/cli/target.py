@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import click
 
 from services.client import AkinClient
 from services.config import Settings
-from services.errors import AkinError, ConfigurationError
+from services.errors import ConfigurationError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -90,16 +89,3 @@ def target_options(command: Callable[Parameters, Result]) -> Callable[Parameters
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def reporting_errors(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """End a command with the error's sentence and exit code 1 instead of a traceback."""
-
-    @functools.wraps(command)
-    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        try:
-            return command(*args, **kwargs)
-        except AkinError as error:
-            raise click.ClickException(f"{error.detail} [{error.code}]") from error
-
-    return run

@@ -83,6 +83,9 @@ def decode(data: bytes, limits: Limits, *, at_least: int | None = None) -> Image
         picture = to_rgb(image)
         if upright is not None:
             picture = picture.transpose(upright)
+        if picture is image:
+            # The opened file's object remembers more metadata than `info`.
+            picture = image.copy()
         picture.info.clear()
         return picture
 

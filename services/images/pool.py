@@ -21,6 +21,8 @@ T = TypeVar("T")
 # Small pictures cost less to decode than to hand over one by one; large ones would fill the process's memory.
 _CHUNK_CALLS = 16
 _CHUNK_BYTES = 4 * 1024 * 1024
+# Part of the timeout that a picture gets among others: a slow one then has all of it alone.
+_SHARED_PATIENCE = 0.25
 # Native decoders leak; a process that has handled this many calls is replaced.
 _MAX_CALLS = 5000
 
@@ -55,6 +57,10 @@ class DecodePool:
         """Read format and displayed size from the header."""
         return self.call(inspect, data, self.limits)
 
+    def inspect_many(self, pictures: Sequence[bytes]) -> list[ImageInfo | ImageRejected]:
+        """Read many headers; in their order, each what it says or why the picture was rejected."""
+        return self.call_many(inspect, [(data, self.limits) for data in pictures])
+
     def verify(self, data: bytes) -> ImageInfo:
         """Inspect the header and prove that all pixels decode."""
         return self.call(verify, data, self.limits)
@@ -86,7 +92,7 @@ class DecodePool:
     def call_many(self, function: Callable[..., T], calls: Sequence[Call]) -> list[T | ImageRejected]:
         """Call a function on many pictures, whose bytes are the first argument, on all processes.
 
-        A call that hangs or crashes is rejected alone: those behind it go on in another process.
+        A call that hangs or crashes is rejected alone: its neighbours go on in another process.
         """
         chunks = _chunks(calls, max(1, min(_CHUNK_CALLS, len(calls) // (2 * self._processes))))
         outcomes = list(chain.from_iterable(self._threads.map(lambda chunk: self._run(function, chunk), chunks)))
@@ -115,10 +121,22 @@ class DecodePool:
         self.close()
 
     def _run(self, function: Callable[..., Any], calls: Sequence[Call]) -> list[Any]:
+        """Make calls together; once a process has died, one by one until it is known on which."""
         outcomes: list[Any] = []
+        together = len(calls)
         while len(outcomes) < len(calls):
+            batch = calls[len(outcomes) : len(outcomes) + together]
+            timeout = self._timeout if len(batch) == 1 else self._timeout * _SHARED_PATIENCE
             with self._process() as process:
-                outcomes += process.run(function, calls[len(outcomes) :], self._timeout)
+                known, death = process.run(function, batch, timeout)
+            outcomes += known
+            if death is None:
+                continue
+            if len(batch) - len(known) == 1 and timeout == self._timeout:
+                outcomes.append(death)
+                together = len(calls)
+            else:
+                together = 1
         return outcomes
 
     @contextmanager
@@ -127,7 +145,10 @@ class DecodePool:
         try:
             if self._closed:
                 raise Unavailable("Decoding has been stopped.")
-            if process is None or not process.alive:
+            if process is not None and not process.alive:
+                process.kill()
+                process = None
+            if process is None:
                 process = DecodeProcess(self._memory)
             yield process
         finally:

@@ -16,6 +16,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -26,6 +27,7 @@ from services.errors import ImageReason, ImageRejected, Unavailable
 Call = tuple[Any, ...]
 
 _START_SECONDS = 60.0
+_SEND_SECONDS = 0.05
 _STATM = Path("/proc/self/statm")
 _BOOT = """
 import json, signal, sys
@@ -73,24 +75,31 @@ class DecodeProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, function: Callable[..., Any], calls: Sequence[Call], timeout: float) -> list[Any]:
+    def run(
+        self, function: Callable[..., Any], calls: Sequence[Call], timeout: float
+    ) -> tuple[list[Any], ImageRejected | None]:
         """Make the calls one after the other, each within `timeout` seconds.
 
         Returns:
-            For each call what it returned or the exception that it raised. If one hangs or crashes, the list
-            ends with its ImageRejected, and the process is dead.
+            For each call what it returned or the exception that it raised, and None; or, if a call hangs or
+            crashes, the outcomes known until then, and why the process is now dead. The guilty call is one
+            of those without an outcome.
         """
+        outcomes: list[Any] = []
         try:
             self._connection.send((function, list(calls)))
-        except OSError:
-            return [self._crashed()]
-        outcomes: list[Any] = []
-        for _ in calls:
-            outcomes.append(self._outcome(timeout))
-            if not self.alive:
-                break
-        self.handled += len(outcomes)
-        return outcomes
+            while len(outcomes) < len(calls):
+                if not self._answers_within(timeout):
+                    self.kill()
+                    return outcomes, ImageRejected(
+                        ImageReason.TIMEOUT, f"The file was not decoded within {timeout:g} seconds."
+                    )
+                outcomes += self._connection.recv()
+        except (EOFError, OSError):
+            self.kill()
+            return outcomes, ImageRejected(ImageReason.CRASHED, "The decoder crashed on this file.")
+        self.handled += len(calls)
+        return outcomes, None
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""
@@ -102,19 +111,6 @@ class DecodeProcess:
 
     def _answers_within(self, seconds: float) -> bool:
         return bool(self._poll.poll(seconds * 1000))
-
-    def _outcome(self, timeout: float) -> Any:
-        try:
-            if self._answers_within(timeout):
-                return self._connection.recv()
-        except (EOFError, OSError):
-            return self._crashed()
-        self.kill()
-        return ImageRejected(ImageReason.TIMEOUT, f"The file was not decoded within {timeout:g} seconds.")
-
-    def _crashed(self) -> ImageRejected:
-        self.kill()
-        return ImageRejected(ImageReason.CRASHED, "The decoder crashed on this file.")
 
 
 def serve(descriptor: int, memory: int) -> None:
@@ -133,12 +129,23 @@ def serve(descriptor: int, memory: int) -> None:
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         connection.send(None)
         while True:
-            function, calls = connection.recv()
-            for call in calls:
-                connection.send(_result(function, call))
+            _answer(connection, *connection.recv())
 
 
-def _result(function: Callable[..., Any], call: Call) -> Any:
+def _answer(connection: Connection, function: Callable[..., Any], calls: Sequence[Call]) -> None:
+    """Make the calls and send what comes of them, small pictures in groups: a message costs as much as a picture."""
+    outcomes: list[Any] = []
+    sent = time.monotonic()
+    for call in calls:
+        outcomes.append(_outcome(function, call))
+        if time.monotonic() - sent >= _SEND_SECONDS:
+            connection.send(outcomes)
+            outcomes, sent = [], time.monotonic()
+    if outcomes:
+        connection.send(outcomes)
+
+
+def _outcome(function: Callable[..., Any], call: Call) -> Any:
     try:
         return function(*call)
     except Exception as error:  # noqa: BLE001  it is raised on the other side

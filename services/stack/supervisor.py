@@ -22,7 +22,7 @@ from services.stack.state import ProcessRef, RunState
 
 DEATHS_AT_START = 5
 TICK = 0.25
-CONFIGURED_TIMEOUT = 10.0
+CONFIGURED_TIMEOUT = 5.0
 SERVERS_TIMEOUT = 60.0
 READY_TIMEOUT = 240.0
 

@@ -24,7 +24,7 @@ class Hit:
 
 
 class VectorStore(Protocol):
-    """Collections of float32 vectors by id (0 to 2**63 - 1), searched by cosine similarity.
+    """Collections of float32 vectors by id (0 to 2**53), searched by cosine similarity.
 
     A write is durable when its call returns, but a read sees it at once only if it is `strong` or comes
     after a `barrier`. Every call may raise Unavailable (the server is gone or too slow), and every call

@@ -36,7 +36,7 @@ class MilvusConnection:
         token: token or user:password, empty where the server asks for none.
         timeout: seconds that one request may take.
         connect_timeout: seconds that connecting may take.
-        load_timeout: seconds that a collection may take to be indexed or loaded.
+        load_timeout: seconds that a collection may take to load.
 
     Raises:
         ConfigurationError: the address is neither http:// nor https://.
@@ -62,7 +62,7 @@ class MilvusConnection:
             NotFound: there is no such collection.
             Unavailable: the server is gone, too slow, or refuses.
         """
-        with self.typed_errors(collection):
+        with self._typed_errors(collection):
             client = self._connected()
             act = getattr(client, method)
             options["timeout"] = timeout or self.timeout
@@ -71,7 +71,7 @@ class MilvusConnection:
             except MilvusException as error:
                 if error.code != COLLECTION_NOT_LOADED:
                     raise
-                client.load_collection(collection, timeout=self.load_timeout)
+                client.load_collection(collection, timeout=self.timeout)
                 return act(collection, *arguments, **options)
 
     def version(self) -> str:
@@ -80,7 +80,7 @@ class MilvusConnection:
         Raises:
             Unavailable: the server does not answer.
         """
-        with self.typed_errors(""):
+        with self._typed_errors(""):
             return str(self._connected().get_server_version(timeout=self.connect_timeout))
 
     def close(self) -> None:
@@ -89,18 +89,6 @@ class MilvusConnection:
             client, self._client = self._client, None
         if client is not None:
             client.close()
-
-    @contextmanager
-    def typed_errors(self, collection: str) -> Iterator[None]:
-        """Turn what pymilvus raises in the block into NotFound or Unavailable."""
-        try:
-            yield
-        except MilvusException as error:
-            if error.code == COLLECTION_NOT_FOUND:
-                raise NotFound(f"Milvus has no collection {collection}") from error
-            raise Unavailable(f"Milvus at {self.uri}: {error.message}") from error
-        except grpc.RpcError as error:
-            raise Unavailable(f"Milvus at {self.uri}: {error.details() or error.code()}") from error
 
     def _connected(self) -> MilvusClient:
         client = self._client
@@ -123,3 +111,14 @@ class MilvusConnection:
             return self._client
         finally:
             self._connecting.release()
+
+    @contextmanager
+    def _typed_errors(self, collection: str) -> Iterator[None]:
+        try:
+            yield
+        except MilvusException as error:
+            if error.code == COLLECTION_NOT_FOUND:
+                raise NotFound(f"Milvus has no collection {collection}") from error
+            raise Unavailable(f"Milvus at {self.uri}: {error.message}") from error
+        except grpc.RpcError as error:
+            raise Unavailable(f"Milvus at {self.uri}: {error.details() or error.code()}") from error

@@ -19,7 +19,6 @@ from services.vectors.connection import MilvusConnection
 MESSAGE_BYTES = 16 * 1024 * 1024
 MESSAGE_IDS = 10_000
 ID_BYTES = 16
-MAX_ID = 2**63 - 1
 
 HNSW = {"M": 16, "efConstruction": 200}
 MIN_EF = 64
@@ -34,7 +33,7 @@ class MilvusStore:
         token: token or user:password, empty where the server asks for none.
         timeout: seconds that one request may take.
         connect_timeout: seconds that connecting may take.
-        load_timeout: seconds that a collection may take to be indexed or loaded.
+        load_timeout: seconds that a collection may take to load.
 
     Raises:
         ConfigurationError: the address is neither http:// nor https://.
@@ -52,6 +51,7 @@ class MilvusStore:
         self._milvus = MilvusConnection(
             uri, token, timeout=timeout, connect_timeout=connect_timeout, load_timeout=load_timeout
         )
+        self.uri = uri
         self._one_writer = threading.Lock()
         self._dimensions: dict[str, int] = {}
 
@@ -71,7 +71,7 @@ class MilvusStore:
             kind, options = ("FLAT", {}) if self._is_lite else ("HNSW", HNSW)
             index = MilvusClient.prepare_index_params()
             index.add_index("vector", index_type=kind, metric_type="COSINE", params=options)
-            self._milvus.call("create_index", collection, index, timeout=self._milvus.load_timeout)
+            self._milvus.call("create_index", collection, index, sync=False)
         self._milvus.call("load_collection", collection, timeout=self._milvus.load_timeout)
 
     def exists(self, collection: str) -> bool:
@@ -137,7 +137,7 @@ class MilvusStore:
         # smallest, and pymilvus's iterator, which sorts, misses fresh writes on Milvus 2.3 whatever the consistency.
         low, width = 0, batch
         while True:
-            high = min(low + width - 1, MAX_ID)
+            high = low + width - 1
             rows = self._query(collection, f"{low} <= id && id <= {high}", ["id"], strong=True, limit=batch + 1)
             if len(rows) > batch:
                 width = max(batch, width // 2)
@@ -148,7 +148,7 @@ class MilvusStore:
             if not rows and not self._query(collection, f"id >= {low}", ["id"], strong=True, limit=1):
                 return
             if len(rows) < batch // 2:
-                width *= 2 if rows else 8
+                width *= 2 if rows else 16
 
     def barrier(self, collection: str) -> None:
         self._query(collection, _among([0]), ["id"], strong=True)
@@ -169,10 +169,14 @@ class MilvusStore:
         return self._one_writer if self._is_lite else nullcontext()
 
     def _query(
-        self, collection: str, expression: str, fields: list[str], strong: bool, **options: int
+        self, collection: str, expression: str, fields: list[str], strong: bool, **options: Any
     ) -> list[dict[str, Any]]:
-        options = {"output_fields": fields, "consistency_level": _consistency(strong), **options}
-        return list(self._milvus.call("query", collection, filter=expression, **options))
+        level = _consistency(strong)
+        return list(
+            self._milvus.call(
+                "query", collection, filter=expression, output_fields=fields, consistency_level=level, **options
+            )
+        )
 
     def _checked(self, collection: str, vectors: Vectors) -> Vectors:
         vectors = np.asarray(vectors, np.float32)

@@ -84,6 +84,7 @@ def main() -> None:
     output = Output(
         ready=lambda state, keys: click.echo(f"ready at {state.api_url}, {keys.first_admin_key}"),
         say=lambda message: click.echo(message, err=True),
+        echo=lambda name, line: click.echo(f"{name}| {line}", err=True),
     )
     try:
         Supervisor(plan(*sys.argv[1:3]), lambda _: Keys(), output).run()

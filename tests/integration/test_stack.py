@@ -19,8 +19,10 @@ import psutil
 import pytest
 import redis
 
+from services.config import Settings
 from services.errors import Unavailable
 from services.stack.background import background_stack
+from services.stack.checks import Outcome, check_milvus, check_redis
 from services.stack.ports import server_port
 from services.stack.program import Child
 from services.stack.servers import redis_server
@@ -109,11 +111,35 @@ def test_a_stack_serves_under_one_directory_and_stops_in_reverse_order(stack: St
     status, said = stack.finish()
 
     assert status == 0, said
+    assert "worker| working" in said
     assert (stack.data_dir / "stopped.txt").read_text().split() == ["api", "worker"]
     assert "Ready to accept connections" in (stack.data_dir / "logs" / "redis.log").read_text()
     assert "Shutting down" in (stack.data_dir / "logs" / "milvus.log").read_text(), "Milvus Lite closed its files"
     assert stack.processes() == []
     assert not (stack.data_dir / "run.json").exists()
+
+
+def test_the_doctor_examines_the_servers_that_run(stack: Stack) -> None:
+    stack.start(servers="redis,milvus")
+    settings, state = Settings(data_dir=stack.data_dir), stack.ready()
+
+    findings = [check_redis(settings, state), check_milvus(settings, state)]
+
+    assert [finding.outcome for finding in findings] == [Outcome.OK, Outcome.OK], findings
+    assert findings[0].detail.endswith("noeviction")
+    assert findings[1].detail.startswith("answers, version milvus_lite")
+    assert ":***@" in findings[0].address
+
+
+def test_a_redis_that_evicts_is_not_fit_for_a_queue(stack: Stack) -> None:
+    stack.start(servers="redis")
+    settings, state = Settings(data_dir=stack.data_dir), stack.ready()
+    redis.Redis.from_url(state.redis_url).config_set("maxmemory-policy", "allkeys-lru")
+
+    finding = check_redis(settings, state)
+
+    assert finding.outcome is Outcome.FAILED
+    assert "set it to noeviction" in finding.detail
 
 
 def test_what_dies_is_started_again_at_the_same_address(stack: Stack) -> None:
@@ -155,7 +181,7 @@ def test_other_signals_stop_it_too(stack: Stack, number: signal.Signals) -> None
     assert stack.processes() == []
 
 
-def test_a_second_stack_on_the_directory_is_refused(stack: Stack, tmp_path: Path) -> None:
+def test_a_second_stack_on_the_directory_is_refused(stack: Stack) -> None:
     first = stack.start()
     stack.ready()
     second = Stack(stack.data_dir)
@@ -241,7 +267,7 @@ def test_a_configured_redis_is_used_instead_of_an_embedded_one(stack: Stack, tmp
         own.kill()
 
 
-def test_a_configured_redis_that_does_not_answer_is_named(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_redis_that_does_not_answer_is_named(stack: Stack) -> None:
     stack.start(AKIN_REDIS_URL=f"redis://127.0.0.1:{server_port()}/0")
 
     status, said = stack.finish(25)

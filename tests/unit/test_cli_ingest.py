@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +63,7 @@ def test_a_folder_is_uploaded_whole_and_other_files_are_counted(server: ApiServe
     assert server.refs == [f"{kind}/{number:03}.jpg" for kind in ("dress", "shoe") for number in range(100)]
     assert "200 pictures" in outcome.output
     assert "200 indexed" in outcome.output
-    assert "skipped 2 files that are not pictures: no extension 1, .txt 1" in outcome.output
+    assert "not pictures, skipped: 2 (no extension 1, .txt 1)" in outcome.output
 
 
 def test_requests_are_bounded_in_files_and_bytes(server: ApiServer, tmp_path: Path) -> None:
@@ -129,6 +133,27 @@ def test_an_interrupted_run_goes_on_where_it_stopped(server: ApiServer, shop: Pa
     assert f"{accepted} were uploaded by an earlier run" in resumed.output
     assert "200 indexed" in resumed.output
     assert len(server.refs) == len(set(server.refs)) == 200
+
+
+def test_after_ctrl_c_the_same_command_goes_on(server: ApiServer, shop: Path) -> None:
+    server.polls_until_done = 10**9
+    command = [sys.executable, "-m", "services.cli", "ingest", "--url", server.url, "--key", KEY, str(shop)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while len(server.refs) < 200 or not all(job["polls"] for job in server.jobs.values()):
+        assert process.poll() is None
+        time.sleep(0.02)
+
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    server.polls_until_done = 0
+    resumed = run_ingest(server, shop)
+
+    assert process.returncode == 1
+    assert "run the same command again" in output
+    assert "Traceback" not in output
+    assert resumed.exit_code == 0, resumed.output
+    assert "200 were uploaded by an earlier run" in resumed.output
+    assert len(server.refs) == 200
 
 
 def test_a_picture_that_changed_since_the_interruption_is_uploaded_again(server: ApiServer, shop: Path) -> None:

@@ -74,6 +74,12 @@ def test_a_long_label_does_not_run_into_its_neighbour() -> None:
     assert contact_sheet([row("word " * 60)]).crop(beside).tobytes() == contact_sheet([row("")]).crop(beside).tobytes()
 
 
+def test_accents_are_left_out_rather_than_drawn_as_boxes() -> None:
+    accented, plain = (contact_sheet([SheetRow(picture(RED), label, [])]) for label in ("Größe é", "Große e"))
+
+    assert accented.tobytes() == plain.tobytes()
+
+
 def test_a_sheet_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         contact_sheet([])

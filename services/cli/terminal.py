@@ -1,0 +1,36 @@
+"""How the commands of a client speak: where to, and what an error looks like."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+
+from services.errors import AkinError
+
+LOG_WIDTH: Final = 120  # columns where no terminal says how many it has
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def open_console() -> Console:
+    """Standard output, as wide as the terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def reporting_errors(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """End a command with the error's sentence and exit code 1 instead of a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return command(*args, **kwargs)
+        except AkinError as error:
+            raise click.ClickException(f"{error.detail} [{error.code}]") from error
+
+    return run

@@ -1,0 +1,381 @@
+"""The API as its callers meet it: keys, lists, errors, and what bad input gets."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import struct
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from services.api.app import create_app
+from services.catalog import keys
+from services.catalog.keys import Scope
+from services.encode_call import REQUESTS, QueryEncoder
+from services.errors import Overloaded
+from services.queue import alive_key
+from tests.integration.conftest import Akin, picture
+from tests.servers import wait_until
+
+
+def key(akin: Akin, *scopes: Scope, catalog: str | None = None) -> str:
+    response = akin.call(
+        "POST", "/v1/admin/keys", json={"name": "test", "scopes": [s.value for s in scopes], "catalog": catalog}
+    )
+    assert response.status_code == 201, response.text
+    secret: str = response.json["key"]
+    return secret
+
+
+def problem(response: Any, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.content_type == "application/problem+json"
+    body: dict[str, Any] = response.json
+    assert body["status"] == status
+    assert body["code"] == code, body
+    assert body["detail"]
+    return body
+
+
+def huge_png() -> bytes:
+    """A valid PNG header that declares 40,000 × 40,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def zip_bytes() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.jpg", picture(1))
+    return file.getvalue()
+
+
+BAD_PICTURES = {
+    "nothing": (b"", "image_empty"),
+    "text": (b"this is not a picture at all", "image_unrecognised"),
+    "zip": (zip_bytes(), "image_unrecognised"),
+    "truncated": (picture(1, (400, 400))[:-2000], "image_broken"),
+    "40,000 x 40,000": (huge_png(), "image_too_many_pixels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/search"])
+def test_a_bad_picture_is_refused_with_its_reason_and_nothing_breaks(akin: Akin, name: str, path: str) -> None:
+    data, code = BAD_PICTURES[name]
+    form = {"image": (io.BytesIO(data), "x.jpg"), **({"item_id": "x"} if path == "/v1/images" else {})}
+
+    problem(akin.call("POST", path, data=form), 422, code)
+
+    assert akin.get("/v1/images")["data"] == []
+    akin.upload(picture(3), "good")
+    akin.work()
+    assert akin.search(picture(3))["hits"][0]["score"] >= 0.999
+
+
+@pytest.mark.parametrize(
+    ("fields", "member"),
+    [
+        ({"limit": "0"}, "limit"),
+        ({"limit": "1000000"}, "limit"),
+        ({"limit": "many"}, "limit"),
+        ({"min_score": "2"}, "min_score"),
+        ({"min_score": "nan"}, "min_score"),
+        ({"limt": "3"}, "limt"),
+    ],
+)
+def test_a_member_out_of_bounds_is_named(akin: Akin, fields: dict[str, str], member: str) -> None:
+    response = akin.call("POST", "/v1/search", data={"image": (io.BytesIO(picture(1)), "x.jpg"), **fields})
+
+    assert problem(response, 422, "invalid_request")["errors"][0]["field"] == member
+
+
+@pytest.mark.parametrize("limit", ["0", "1000000", "-1", "x"])
+def test_lists_refuse_bad_limits(akin: Akin, limit: str) -> None:
+    for path in ("/v1/images", "/v1/items", "/v1/jobs", "/v1/items/x/similar"):
+        problem(akin.call("GET", f"{path}?limit={limit}"), 422, "invalid_request")
+
+
+def test_a_search_without_a_picture_says_so(akin: Akin) -> None:
+    body = problem(akin.call("POST", "/v1/search", json={"limit": 3}), 422, "invalid_request")
+    assert body["errors"][0]["field"] == "image"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{", "invalid_json"),
+        (b"[]", "invalid_request"),
+        (b'"x"', "invalid_request"),
+        (b"null", "invalid_request"),
+        (b'{"image": 3}', "invalid_request"),
+        (b'{"image": "not base64!"}', "invalid_request"),
+        (b"\xff\xfe", "invalid_json"),
+    ],
+)
+def test_malformed_json_is_refused(akin: Akin, body: bytes, code: str) -> None:
+    problem(akin.call("POST", "/v1/search", data=body, content_type="application/json"), 422, code)
+
+
+def test_a_body_of_another_type_is_refused(akin: Akin) -> None:
+    response = akin.call("POST", "/v1/search", data=picture(1), content_type="image/jpeg")
+    assert "multipart/form-data" in problem(response, 422, "invalid_request")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/v1/images/1", "image_not_found"),
+        ("/v1/images/1/thumbnail", "image_not_found"),
+        ("/v1/images/99999999999999999999999", "not_found"),
+        ("/v1/items/none", "item_not_found"),
+        ("/v1/items/none/similar", "item_not_found"),
+        ("/v1/jobs/none", "job_not_found"),
+        ("/v1/images?catalog=none", "catalog_not_found"),
+        ("/v1/nothing", "not_found"),
+    ],
+)
+def test_unknown_ids_are_not_found(akin: Akin, path: str, code: str) -> None:
+    problem(akin.call("GET", path), 404, code)
+
+
+def test_a_method_that_a_path_does_not_have(akin: Akin) -> None:
+    problem(akin.call("PATCH", "/v1/images"), 405, "method_not_allowed")
+
+
+def test_a_request_over_the_limit_is_refused(akin: Akin) -> None:
+    response = akin.call("POST", "/v1/images", environ_overrides={"CONTENT_LENGTH": str(10**10)})
+    problem(response, 413, "too_large")
+
+
+def test_text_that_a_database_cannot_hold_is_refused(akin: Akin) -> None:
+    response = akin.call("PUT", "/v1/items/x", json={"title": "a\0b"})
+    assert problem(response, 422, "invalid_request")["errors"][0]["field"] == "title"
+    response = akin.call("PUT", "/v1/items/x", json={"attributes": {"a": ["\0"]}})
+    assert problem(response, 422, "invalid_request")["errors"][0]["field"] == "attributes"
+    response = akin.call("PUT", "/v1/items/x", data=b'{"title": "\\ud800"}', content_type="application/json")
+    problem(response, 422, "invalid_request")
+    problem(akin.call("PUT", "/v1/items/a%00b", json={}), 422, "invalid_request")
+
+
+def test_base64_in_json_does_what_a_form_does(akin: Akin) -> None:
+    body = {"image": base64.b64encode(picture(5)).decode(), "item_id": "x", "attributes": {"price": 3}}
+    assert akin.call("POST", "/v1/images", json=body).status_code == 202
+    akin.work()
+
+    found = akin.call("POST", "/v1/search", json={"image": body["image"], "limit": 1}).json
+
+    assert found["hits"][0]["item"]["attributes"] == {"price": 3}
+
+
+def test_min_score_cuts_the_list(akin: Akin, pictures: dict[str, bytes]) -> None:
+    akin.upload_many(pictures)
+    akin.work()
+    every = [hit["score"] for hit in akin.search(picture(0), limit=30)["hits"]]
+
+    assert every == sorted(every, reverse=True)
+    bound = every[10]
+    some = [hit["score"] for hit in akin.search(picture(0), limit=30, min_score=bound - 1e-6)["hits"]]
+    assert some == every[:11]
+
+
+def test_an_import_takes_metadata_from_its_manifest(akin: Akin) -> None:
+    manifest = [{"item_id": "a", "title": "A"}, {"attributes": {"n": 1}}]
+    akin.upload_many({"one.jpg": picture(1), "dir/two.png": picture(2, kind="PNG")}, manifest=json.dumps(manifest))
+    akin.work()
+
+    assert akin.get("/v1/items/a")["title"] == "A"
+    two = akin.get("/v1/items/dir%2Ftwo")
+    assert two["attributes"] == {"n": 1}
+    assert two["images"][0]["format"] == "png"
+
+
+def test_a_manifest_that_does_not_fit_refuses_the_import(akin: Akin) -> None:
+    for manifest in ("{", "{}", '[{"item_id": "a"}, {}]', '[{"itemid": "a"}]', '[{"item_id": ""}]'):
+        form = {"files": [(io.BytesIO(picture(1)), "a.jpg")], "manifest": manifest}
+        problem(akin.call("POST", "/v1/imports", data=form), 422, "invalid_request")
+
+
+def test_items_can_be_made_changed_and_listed(akin: Akin) -> None:
+    for number in range(5):
+        akin.call("PUT", f"/v1/items/item-{number}", json={"title": f"Title {number}", "attributes": {"n": number}})
+    akin.call("PUT", "/v1/items/item-3", json={"url": "https://example.com/3"})
+
+    three = akin.get("/v1/items/item-3")
+    assert (three["title"], three["url"], three["attributes"]) == ("Title 3", "https://example.com/3", {"n": 3})
+    first = akin.get("/v1/items?limit=3")
+    second = akin.get(f"/v1/items?limit=3&cursor={first['next_cursor']}")
+    assert [item["item_id"] for item in first["data"] + second["data"]] == [f"item-{n}" for n in range(5)]
+    assert second["next_cursor"] is None
+
+
+def test_errors_of_a_job_come_in_pages(akin: Akin) -> None:
+    job = akin.upload_many({f"{n}.jpg": b"broken %d" % n for n in range(25)})
+    akin.work()
+
+    refs, cursor = [], "0"
+    while cursor is not None:
+        page = akin.get(f"{job['links']['errors']}?limit=10&cursor={cursor}")
+        refs += [entry["ref"] for entry in page["data"]]
+        cursor = page["next_cursor"]
+
+    assert refs == [f"{n}.jpg" for n in range(25)]
+    assert len(akin.get(job["links"]["self"])["errors"]) == 10
+
+
+def test_thumbnails_and_contents_are_pictures_without_metadata(akin: Akin) -> None:
+    file = io.BytesIO()
+    exif = Pillow.Exif()
+    exif[0x010E] = "a secret place"
+    Pillow.new("RGB", (600, 300), "teal").save(file, "JPEG", exif=exif)
+    image = akin.upload(file.getvalue(), "x")["image_id"]
+
+    thumbnail = akin.call("GET", f"/v1/images/{image}/thumbnail?size=128")
+    content = akin.call("GET", f"/v1/images/{image}/content")
+    original = akin.call("GET", f"/v1/images/{image}/content?original=true")
+
+    assert thumbnail.mimetype == "image/webp"
+    assert Pillow.open(io.BytesIO(thumbnail.data)).size == (128, 64)
+    assert Pillow.open(io.BytesIO(content.data)).size == (600, 300)
+    assert b"secret" not in content.data
+    assert original.data == file.getvalue()
+    for response in (thumbnail, content, original):
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "sandbox" in response.headers["Content-Security-Policy"]
+    problem(akin.call("GET", f"/v1/images/{image}/thumbnail?size=100"), 422, "invalid_request")
+
+
+def test_each_scope_opens_its_own_routes_only(akin: Akin) -> None:
+    search, ingest, admin = (key(akin, scope) for scope in Scope)
+    image = {"image": base64.b64encode(picture(1)).decode()}
+
+    def status(method: str, path: str, secret: str, **request: Any) -> int:
+        return akin.call(method, path, key=secret, **request).status_code
+
+    assert status("POST", "/v1/search", search, json=image) == 200
+    assert status("POST", "/v1/images", search, json={**image, "item_id": "x"}) == 403
+    assert status("POST", "/v1/images", ingest, json={**image, "item_id": "x"}) == 202
+    assert status("POST", "/v1/search", ingest, json=image) == 403
+    assert status("POST", "/v1/admin/reindex", ingest, json={"encoder": "x"}) == 403
+    for path in ("/v1/images", "/v1/jobs", "/v1/admin/keys"):
+        assert status("GET", path, admin) == 200
+
+
+def test_without_a_good_key_nothing_opens(akin: Akin) -> None:
+    for headers in ({}, {"Authorization": "Bearer akin_wrong"}, {"Authorization": "Basic abc"}):
+        response = akin.client.get("/v1/images", headers=headers)
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_revoked_key_ends_at_once(akin: Akin) -> None:
+    secret = key(akin, Scope.SEARCH)
+    listed = akin.get("/v1/admin/keys")["data"]
+    (mine,) = [k["id"] for k in listed if secret.startswith(k["prefix"])]
+
+    assert akin.call("DELETE", f"/v1/admin/keys/{mine}").status_code == 204
+
+    assert akin.call("GET", "/v1/images", key=secret).status_code == 401
+    problem(akin.call("DELETE", f"/v1/admin/keys/{mine}"), 404, "key_not_found")
+
+
+def test_secrets_are_nowhere_in_the_database(akin: Akin) -> None:
+    secret = key(akin, Scope.SEARCH)
+    akin.services.database.close()
+    stored = b"".join(path.read_bytes() for path in akin.services.settings.data_dir.glob("akin.db*"))
+    assert secret.encode() not in stored
+
+
+def test_a_key_bound_to_a_catalog_sees_that_one_only(akin: Akin) -> None:
+    assert akin.call("POST", "/v1/catalogs", json={"name": "shop-b"}).status_code == 201
+    problem(akin.call("POST", "/v1/catalogs", json={"name": "shop-b"}), 409, "catalog_exists")
+    bound = key(akin, Scope.SEARCH, Scope.INGEST, catalog="shop-b")
+    body = {"image": base64.b64encode(picture(1)).decode(), "item_id": "b-only"}
+    assert akin.call("POST", "/v1/images", key=bound, json=body).status_code == 202
+    akin.upload(picture(2), "default-only")
+    akin.work()
+
+    def found(path: str, **options: Any) -> set[str]:
+        hits = akin.call("POST", path, json={"image": body["image"]}, **options).json["hits"]
+        return {hit["item"]["item_id"] for hit in hits}
+
+    assert found("/v1/search", key=bound) == {"b-only"}
+    assert found("/v1/search?catalog=shop-b") == {"b-only"}
+    assert found("/v1/search") == {"default-only"}
+    problem(akin.call("GET", "/v1/images?catalog=default", key=bound), 403, "other_catalog")
+    assert [c["name"] for c in akin.get("/v1/catalogs", key=bound)["data"]] == ["shop-b"]
+
+
+def test_a_browser_signs_in_and_other_sites_cannot_use_its_cookie(akin: Akin) -> None:
+    browser = create_app(akin.services).test_client()
+    assert browser.get("/").location == "/signin"
+    assert browser.post("/session", json={"key": "akin_wrong"}).status_code == 401
+
+    signed_in = browser.post("/session", json={"key": akin.key})
+
+    cookie = signed_in.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert akin.key not in cookie
+    assert browser.get("/v1/images").status_code == 200
+    body = {"image": base64.b64encode(picture(1)).decode()}
+    assert browser.post("/v1/search", json=body, headers={"Origin": "http://localhost"}).status_code == 200
+    for headers in ({}, {"Origin": "http://localhost:9999"}, {"Origin": "https://evil.example"}):
+        problem(browser.post("/v1/search", json=body, headers=headers), 403, "other_origin")
+    assert browser.delete("/session").status_code == 204
+    assert browser.get("/v1/images").status_code == 401
+
+
+def test_the_cookie_ends_with_its_key(akin: Akin) -> None:
+    browser = akin.client
+    assert browser.post("/session", json={"key": akin.key}).status_code == 204
+    with akin.services.database.transaction() as session:
+        keys.replace_local(session)
+    assert browser.get("/v1/images").status_code == 401
+
+
+def test_readiness_names_what_is_not_ready(akin: Akin) -> None:
+    assert akin.client.get("/healthz").status_code == 200
+    wait_until(lambda: bool(akin.services.redis.exists(alive_key("query"))), "the query process")
+    response = akin.client.get("/readyz")
+    assert response.status_code == 503
+    parts = response.json["parts"]
+    assert {parts[part] for part in ("database", "redis", "milvus", "storage", "query")} == {"ok"}
+    assert parts["embed"] != "ok"  # no worker process runs in this test
+
+
+def test_every_route_is_in_the_openapi_document(akin: Akin) -> None:
+    document = akin.client.get("/openapi.json").json
+
+    assert document["openapi"] == "3.1.0"
+    described = {(m.upper(), path) for path, item in document["paths"].items() for m in item}
+    for rule in akin.client.application.url_map.iter_rules():
+        if rule.rule.startswith("/v1/"):
+            path = rule.rule.replace("<id64:", "{").replace("<path:", "{").replace("<", "{").replace(">", "}")
+            assert any((method, path) in described for method in rule.methods or ()), path
+    names = set(document["components"]["schemas"])
+    for ref in set(re.findall(r"#/components/schemas/([^\"]+)", json.dumps(document))):
+        assert ref in names
+    upload = document["paths"]["/v1/images"]["post"]["requestBody"]["content"]
+    assert set(upload) == {"multipart/form-data", "application/json"}
+    assert upload["multipart/form-data"]["schema"]["properties"]["image"]["contentMediaType"]
+
+
+def test_too_many_waiting_searches_are_refused_early(akin: Akin) -> None:
+    full = QueryEncoder(akin.services.redis, queue_limit=0, deadline=1)
+    with pytest.raises(Overloaded):
+        full.encode("any", np.zeros((32, 32, 3), np.uint8))
+    assert akin.services.redis.llen(REQUESTS) == 0

@@ -1,0 +1,319 @@
+"""The ledger's table of races (services/catalog/ledger.py), on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from services.bootstrap import migrate
+from services.catalog import catalogs, indexes, items, jobs, ledger
+from services.catalog.catalogs import lock_exclusive, lock_shared
+from services.catalog.database import Database, now
+from services.catalog.items import ItemFields, Picture
+from services.catalog.ledger import Lease
+from services.catalog.models import (
+    Catalog,
+    Embedding,
+    EmbeddingState,
+    EncoderRow,
+    EntryState,
+    Image,
+    IndexState,
+    Job,
+    JobEntry,
+)
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    migrate(database)
+    with database.transaction() as session:
+        session.add_all(
+            EncoderRow(name=f"encoder-{n}", version=1, sha256=f"sha-{n}", dimension=8, manifest={}) for n in range(2)
+        )
+        catalog = Catalog(name="default")
+        session.add(catalog)
+        session.flush()
+        catalog.live_index_id = indexes.create(session, catalog.id, 1, IndexState.LIVE, None).id
+    yield database
+    database.close()
+
+
+def add_images(database: Database, count: int, start: int = 0) -> list[int]:
+    ids = []
+    with database.transaction() as session:
+        lock_shared(session, 1)
+        for number in range(start, start + count):
+            item = items.upsert(session, 1, ItemFields(f"item-{number}"))
+            seen = Picture(f"sha-{number}", "jpeg", "image/jpeg", 10, 10, 100)
+            image_id, created = items.add_image(session, 1, item, seen)
+            assert created
+            ledger.open_rows(session, [image_id], 1)
+            ids.append(image_id)
+    return ids
+
+
+def claim(database: Database, index_id: int = 1, limit: int = 10, lease: timedelta = MINUTE) -> Lease | None:
+    with database.transaction() as session:
+        return ledger.claim(session, index_id, limit=limit, lease=lease, max_attempts=3)
+
+
+def claimed(database: Database, **options: int) -> Lease:
+    lease = claim(database, **options)
+    assert lease is not None
+    return lease
+
+
+def end_leases(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(update(Embedding).values(lease_until=now() - timedelta(hours=1)))
+
+
+def mark(database: Database, lease: Lease) -> set[int]:
+    with database.transaction() as session:
+        return ledger.mark_indexed(session, lease, [c.embedding_id for c in lease.claims])
+
+
+def states(database: Database, index_id: int = 1) -> dict[str, int]:
+    with database.reading() as session:
+        return {state.value: count for state, count in ledger.counts(session, index_id).items() if count}
+
+
+def row(database: Database, image_id: int) -> Embedding:
+    with database.reading() as session:
+        return session.scalars(select(Embedding).where(Embedding.image_id == image_id)).one()
+
+
+def test_eight_workers_at_once_claim_every_row_exactly_once(database: Database) -> None:
+    images = add_images(database, 200)
+    together = threading.Barrier(8)
+
+    def work(_: int) -> list[int]:
+        together.wait()
+        mine: list[int] = []
+        while (lease := claim(database, limit=7)) is not None:
+            mine += [c.image_id for c in lease.claims]
+            assert len(mark(database, lease)) == len(lease.claims)
+        return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [image for mine in pool.map(work, range(8)) for image in mine]
+
+    assert sorted(taken) == images
+    assert states(database) == {"indexed": 200}
+
+
+def test_rows_of_a_dead_worker_come_back_when_its_lease_ends(database: Database) -> None:
+    add_images(database, 3)
+    claimed(database)
+    assert claim(database) is None
+
+    end_leases(database)
+
+    assert len(claimed(database).claims) == 3
+
+
+def test_the_later_of_two_holders_marks_and_the_earlier_does_not(database: Database) -> None:
+    add_images(database, 2)
+    slow = claimed(database)
+    end_leases(database)
+    quick = claimed(database)
+
+    assert mark(database, slow) == set()
+    assert len(mark(database, quick)) == 2
+    with database.reading() as session:
+        assert ledger.abandoned(session, slow, {c.embedding_id for c in slow.claims}) == []
+
+
+def test_a_deleted_image_is_the_abandoned_one(database: Database) -> None:
+    kept, deleted = add_images(database, 2)
+    lease = claimed(database)
+    with database.transaction() as session:
+        assert ledger.delete_images(session, [deleted]) == 1
+
+    marked = mark(database, lease)
+
+    lost = {c.embedding_id for c in lease.claims} - marked
+    with database.reading() as session:
+        assert ledger.abandoned(session, lease, lost) == [deleted]
+    assert row(database, kept).state == EmbeddingState.INDEXED
+
+
+def test_a_delete_waits_for_the_lease_and_only_for_that(database: Database) -> None:
+    leased, _pending = add_images(database, 2)
+    claimed(database, limit=1)
+    with database.transaction() as session:
+        ledger.delete_images(session, select(Image.id))
+
+    with database.reading() as session:
+        first = ledger.deletable(session, 10)
+    assert first is not None
+    assert leased not in first.image_ids
+
+    end_leases(database)
+    with database.transaction() as session:
+        deletion = ledger.deletable(session, 10)
+        assert deletion is not None
+        ledger.forget(session, deletion)
+        assert session.scalars(select(Image.id)).all() == []
+
+
+def test_an_id_is_never_used_again(database: Database) -> None:
+    *_, last = add_images(database, 3)
+    with database.transaction() as session:
+        ledger.delete_images(session, select(Image.id))
+    end_leases(database)
+    with database.transaction() as session:
+        deletion = ledger.deletable(session, 10)
+        assert deletion is not None
+        ledger.forget(session, deletion)
+
+    (again,) = add_images(database, 1)
+
+    assert again > last
+
+
+def test_released_rows_cost_no_attempt(database: Database) -> None:
+    (image,) = add_images(database, 1)
+    for _ in range(10):
+        with database.transaction() as session:
+            lease = ledger.claim(session, 1, limit=1, lease=MINUTE, max_attempts=3)
+            assert lease is not None
+            ledger.release(session, lease)
+
+    assert (row(database, image).state, row(database, image).attempts) == (EmbeddingState.PENDING, 0)
+
+
+def test_what_kills_workers_ends_alone_and_failed_while_its_neighbours_pass(database: Database) -> None:
+    images = add_images(database, 5)
+    poison = images[2]
+    for _ in range(20):
+        lease = claim(database)
+        if lease is None:
+            break
+        if poison in [c.image_id for c in lease.claims]:
+            end_leases(database)  # the worker died
+        else:
+            mark(database, lease)
+
+    assert states(database) == {"indexed": 4, "failed": 1}
+    assert row(database, poison).error_code == "attempts_exhausted"
+
+
+def test_the_live_index_comes_before_a_building_one(database: Database) -> None:
+    with database.transaction() as session:
+        building = indexes.create(session, 1, 2, IndexState.BUILDING, None).id
+    add_images(database, 1)
+
+    with database.reading() as session:
+        assert ledger.indexes_with_work(session) == [1, building]
+
+
+def test_uploads_racing_the_start_of_a_reindex_all_get_a_row_in_it(database: Database) -> None:
+    """Without the catalog's lock an upload that read the indexes before the start commits after the backfill."""
+    started = threading.Event()
+
+    def upload(worker: int) -> None:
+        for number in range(15):
+            add_images(database, 1, start=1000 * (worker + 1) + number)
+            if number == 5:
+                started.set()
+
+    def reindex() -> int:
+        started.wait()
+        with database.transaction() as session:
+            lock_exclusive(session, 1)
+            index = indexes.create(session, 1, 2, IndexState.BUILDING, None)
+        while True:
+            with database.transaction() as session:
+                lock_shared(session, 1)
+                current = indexes.get(session, index.id)
+                assert current is not None
+                if not indexes.backfill(session, current, 7):
+                    return index.id
+
+    with ThreadPoolExecutor(5) as pool:
+        building = pool.submit(reindex)
+        for future in [pool.submit(upload, worker) for worker in range(4)]:
+            future.result()
+    with database.reading() as session:
+        index = indexes.get(session, building.result())
+        assert index is not None
+        assert indexes.missing(session, index) is None
+    assert sum(states(database, index.id).values()) == 60
+
+
+def test_a_delete_racing_the_backfill_leaves_no_row_to_embed(database: Database) -> None:
+    images = add_images(database, 60)
+    with database.transaction() as session:
+        index = indexes.create(session, 1, 2, IndexState.BUILDING, None)
+    together = threading.Barrier(2)
+
+    def backfill() -> None:
+        together.wait()
+        while True:
+            with database.transaction() as session:
+                current = indexes.get(session, index.id)
+                assert current is not None
+                if not indexes.backfill(session, current, 5):
+                    return
+
+    def delete() -> None:
+        together.wait()
+        for image in images:
+            with database.transaction() as session:
+                ledger.delete_images(session, [image])
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(backfill), pool.submit(delete)]:
+            future.result()
+
+    assert set(states(database, index.id)) <= {"deleting"}
+
+
+def test_an_entry_follows_the_index_that_is_live_now(database: Database) -> None:
+    (image,) = add_images(database, 1)
+    with database.transaction() as session:
+        job = Job(catalog_id=1, kind=jobs.IMPORT, total=1)
+        session.add(job)
+        session.flush()
+        entry = JobEntry(job_id=job.id, ref="x", item={}, sha256="s", state=EntryState.ACCEPTED, image_id=image)
+        session.add(entry)
+        building = indexes.create(session, 1, 2, IndexState.BUILDING, None)
+        ledger.open_rows(session, [image], 1)
+    mark(database, claimed(database, index_id=building.id))
+    with database.transaction() as session:
+        jobs.settle(session)
+        assert jobs.entry_counts(session, job.id)[EntryState.ACCEPTED] == 1
+
+        catalog = catalogs.lock_exclusive(session, 1)
+        live = indexes.get(session, building.id)
+        assert live is not None
+        indexes.switch(session, catalog, live)
+        jobs.settle(session)
+
+        assert jobs.entry_counts(session, job.id)[EntryState.INDEXED] == 1
+
+
+def test_two_uploads_of_the_same_bytes_at_once_are_one_image(database: Database) -> None:
+    together = threading.Barrier(6)
+    seen = Picture("same", "jpeg", "image/jpeg", 10, 10, 100)
+
+    def upload(_: int) -> tuple[int, bool]:
+        together.wait()
+        with database.transaction() as session:
+            return items.add_image(session, 1, items.upsert(session, 1, ItemFields("item")), seen)
+
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(upload, range(6)))
+
+    assert len({image for image, _ in outcomes}) == 1
+    assert sum(created for _, created in outcomes) == 1
