@@ -36,12 +36,19 @@ class Job(_Answer):
     unchanged: int = 0
     failed: int = 0
     created_at: str
+    error: JobError | None = None
     errors: tuple[JobError, ...] = ()
 
     @property
     def over(self) -> bool:
         """Whether nothing about the job will change any more."""
         return self.state in FINAL_STATES
+
+
+class JobStarted(_Answer):
+    """A job that has begun."""
+
+    job_id: str
 
 
 class HitImage(_Answer):

@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from services import errors
-from services.answers import ErrorPage, Job, JobError, SearchResult
+from services.answers import ErrorPage, Job, JobError, JobStarted, SearchResult
 from services.errors import AkinError
 
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
@@ -136,6 +136,14 @@ class AkinClient:
             if job.over:
                 return job
             self._pause(interval)
+
+    def reindex(self, encoder: str) -> str:
+        """Start to embed the catalog anew with another encoder; returns the job's id.
+
+        Raises:
+            Conflict: a reindex is running, or the live index has this encoder.
+        """
+        return self._json(JobStarted, "POST", "/v1/admin/reindex", json={"encoder": encoder}).job_id
 
     def search(self, image: bytes | Path, *, limit: int = 10, min_score: float | None = None) -> SearchResult:
         """Pictures that look like this one.

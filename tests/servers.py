@@ -93,7 +93,7 @@ class Server:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Sequence[str | Path],
         directory: Path,
         ready: Callable[[], bool],
         *,
@@ -213,7 +213,9 @@ def milvus_lite_server(directory: Path) -> tuple[Server, str]:
     (port,) = free_ports(1)
     data = directory / "data"
     command = [program, "server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data)]
-    return Server(command, directory, lambda: _accepts(port)), f"http://127.0.0.1:{port}"
+    # Rows that wait in memory (128 MB by default) are searched ten times slower than those written out.
+    environment = {"MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES": str(1024 * 1024)}
+    return Server(command, directory, lambda: _accepts(port), environment=environment), f"http://127.0.0.1:{port}"
 
 
 def milvus_server(directory: Path, unpacked: Path) -> tuple[Server, str]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from services.answers import SearchResult
-from services.cli.ingest import ingest_path, print_summary
+from services.cli.ingest import ingest_path, print_summary, write_report
 from services.cli.pictures import Source
 from services.cli.samples import draw_samples
 from services.cli.search import hits_table, sheet_row, write_sheet
@@ -84,7 +84,7 @@ class Steps:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("demo"),
     show_default=True,
-    help="Where the samples and the contact sheet are written.",
+    help="Where the samples, the report and the contact sheet are written.",
 )
 @reporting_errors
 def demo(images: Path | None, once: bool, output: Path) -> None:
@@ -96,7 +96,7 @@ def demo(images: Path | None, once: bool, output: Path) -> None:
         with _stack(steps, settings) as (target, started_here):
             with target.connect() as client:
                 source = _pictures(steps, images, output)
-                report = _ingest(steps, client, target, source, settings)
+                report = _ingest(steps, client, target, source, settings, output / "report.json")
                 queries = _search(steps, client, _choose(Source(source), report, settings.max_image_bytes))
                 _draw_sheet(steps, client, queries, output / "contact-sheet.png")
             steps.console.print()
@@ -139,15 +139,18 @@ def _pictures(steps: Steps, images: Path | None, output: Path) -> Path:
     return source
 
 
-def _ingest(steps: Steps, client: AkinClient, target: Target, source: Path, settings: Settings) -> Report:
+def _ingest(
+    steps: Steps, client: AkinClient, target: Target, source: Path, settings: Settings, report_file: Path
+) -> Report:
     steps.begin("Upload and index them")
     report = ingest_path(steps.console, client, target, source, settings, resume=True)
     print_summary(steps.console, source, report)
+    write_report(report_file, {str(source): report})
     listed = len(report.failures)
     searchable = report.indexed + report.unchanged
     steps.check(
         report.adds_up and report.found == searchable + listed,
-        f"{report.found:,} found = {searchable:,} indexed + {listed:,} listed with their reason",
+        f"{report.found:,} found = {searchable:,} indexed + {listed:,} listed with their reason in {report_file}",
     )
     steps.check(searchable > 0, f"{report.rate:.1f} pictures per second")
     return report

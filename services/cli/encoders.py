@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.catalog import encoders as catalog_encoders
-from services.cli.target import reporting_errors
+from services.cli.terminal import reporting_errors
 from services.config import load_settings
 from services.wiring import build
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -62,7 +62,7 @@ def ingest(
                 raise click.ClickException("interrupted: run the same command again to go on from here") from None
             print_summary(console, path, reports[str(path)])
     if report_file is not None:
-        _write_report(report_file, reports)
+        write_report(report_file, reports)
     if any(report.failures for report in reports.values()):
         sys.exit(SOME_FAILED)
 
@@ -109,11 +109,12 @@ def print_summary(console: Console, path: Path, report: Report) -> None:
         examples = [failure for failure in report.failures if failure.code == code][:EXAMPLES]
         lines.extend(f"      {escape(failure.ref)}: {escape(failure.detail)}" for failure in examples)
         if count > EXAMPLES:
-            lines.append(f"      and {count - EXAMPLES:,} more (--report lists all)")
+            lines.append(f"      and {count - EXAMPLES:,} more in the report (--report FILE)")
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
-def _write_report(path: Path, reports: dict[str, Report]) -> None:
+def write_report(path: Path, reports: Mapping[str, Report]) -> None:
+    """Write a JSON document with the counts and every failure of each source."""
     document = {"sources": {source: report.as_json() for source, report in reports.items()}}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from rich.table import Table
 from services.catalog import catalogs
 from services.catalog import keys as catalog_keys
 from services.catalog.keys import Scope
-from services.cli.target import reporting_errors
+from services.cli.terminal import reporting_errors
 from services.config import load_settings
 from services.wiring import Services, build
 

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.answers import Job
-from services.cli.target import find_target, reporting_errors, target_options
+from services.cli.target import find_target, target_options
+from services.cli.terminal import reporting_errors
 from services.config import load_settings
 
 

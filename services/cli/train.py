@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from services.cli.target import reporting_errors
+from services.cli.terminal import reporting_errors
 from services.config import load_settings
 from services.images.decode import Limits
 from services.training.recipes import RECIPES, find_recipe

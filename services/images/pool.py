@@ -26,6 +26,8 @@ _SHARED_PATIENCE = 0.25
 # Native decoders leak; a process that has handled this many calls is replaced.
 _MAX_CALLS = 5000
 
+_STOPPED = "Decoding has been stopped."
+
 
 class DecodePool:
     """Decodes pictures in killable processes, which start when first needed. Safe to use from many threads.
@@ -94,6 +96,8 @@ class DecodePool:
 
         A call that hangs or crashes is rejected alone: its neighbours go on in another process.
         """
+        if self._closed:
+            raise Unavailable(_STOPPED)
         chunks = _chunks(calls, max(1, min(_CHUNK_CALLS, len(calls) // (2 * self._processes))))
         outcomes = list(chain.from_iterable(self._threads.map(lambda chunk: self._run(function, chunk), chunks)))
         for outcome in outcomes:
@@ -130,12 +134,10 @@ class DecodePool:
             with self._process() as process:
                 known, death = process.run(function, batch, timeout)
             outcomes += known
-            if death is None:
-                continue
-            if len(batch) - len(known) == 1 and timeout == self._timeout:
+            if death is not None and len(batch) == 1:
                 outcomes.append(death)
                 together = len(calls)
-            else:
+            elif death is not None:
                 together = 1
         return outcomes
 
@@ -144,7 +146,7 @@ class DecodePool:
         process = self._slots.get()
         try:
             if self._closed:
-                raise Unavailable("Decoding has been stopped.")
+                raise Unavailable(_STOPPED)
             if process is not None and not process.alive:
                 process.kill()
                 process = None

@@ -18,6 +18,8 @@ from services.vectors.connection import MilvusConnection
 # Milvus refuses messages over 64 MB, and Pulsar, under a cluster, prefers them small.
 MESSAGE_BYTES = 16 * 1024 * 1024
 MESSAGE_IDS = 10_000
+MESSAGE_QUERIES = 16_384
+MESSAGE_HITS = 10 * MESSAGE_QUERIES
 ID_BYTES = 16
 
 HNSW = {"M": 16, "efConstruction": 200}
@@ -58,6 +60,7 @@ class MilvusStore:
     def create(self, collection: str, dimension: int) -> None:
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"dimension {dimension} is not in 1..{MAX_DIMENSION}")
+        self._dimensions.pop(collection, None)
         # Each step is looked up first, so that a creation that was interrupted is finished by the next.
         if not self.exists(collection):
             schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -107,9 +110,10 @@ class MilvusStore:
             "search_params": {"metric_type": "COSINE", "params": {"ef": min(MAX_EF, max(MIN_EF, 2 * limit))}},
             "consistency_level": _consistency(strong),
         }
+        size = min(self._rows_per_message(collection), MESSAGE_QUERIES, MESSAGE_HITS // limit)
         return [
             _ranked(hits)
-            for piece in _pieces(len(vectors), self._rows_per_message(collection))
+            for piece in _pieces(len(vectors), size)
             for hits in self._milvus.call("search", collection, vectors[piece], **options)
         ]
 

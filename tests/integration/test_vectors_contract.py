@@ -41,9 +41,9 @@ def clustered_vectors(count: int, dimension: int, seed: int = 0) -> Vectors:
 
 def cosines(queries: Vectors, vectors: Vectors) -> Vectors:
     def unit(rows: Vectors) -> Vectors:
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
-    return unit(queries) @ unit(vectors).T
+    return np.asarray(unit(queries) @ unit(vectors).T)
 
 
 def recall_at_10(store: VectorStore, collection: str, queries: Vectors, vectors: Vectors) -> float:
@@ -297,23 +297,23 @@ def test_fetch_answers_the_vectors_that_are_there(vector_store: VectorStore, lib
 
 
 def test_ids_stream_in_order_and_without_gaps(vector_store: VectorStore, collection: str) -> None:
-    ids = np.random.default_rng(0).permutation(60_000)[:21_000]
+    ids = np.random.default_rng(0).permutation(20_000)[:7000]
     vector_store.create(collection, 4)
     vector_store.upsert(collection, ids.tolist(), random_vectors(len(ids), 4))
     vector_store.upsert(collection, ids[:500].tolist(), random_vectors(500, 4, seed=1))
     vector_store.delete(collection, ids[1000:2000].tolist())
     expected = sorted([*ids[:1000].tolist(), *ids[2000:].tolist()])
 
-    batches = list(vector_store.ids(collection, batch=4000))
+    batches = list(vector_store.ids(collection, batch=1000))
 
     assert [one for batch in batches for one in batch] == expected
-    assert max(len(batch) for batch in batches) <= 4000
+    assert max(len(batch) for batch in batches) <= 1000
     assert vector_store.present(collection, ids.tolist(), strong=True) == set(expected)
-    assert vector_store.count(collection) == 20_000
+    assert vector_store.count(collection) == 6000
 
 
 def test_ids_that_are_far_apart_stream_as_well(vector_store: VectorStore, collection: str) -> None:
-    far = [0, 1, 5_000_000, 5_000_001, 10**12]
+    far = [0, 1, 5_000_000, 5_000_001, 10**9]
     vector_store.create(collection, DIMENSION)
     vector_store.upsert(collection, far, random_vectors(5))
     assert [one for batch in vector_store.ids(collection, batch=10_000) for one in batch] == far
@@ -331,6 +331,8 @@ def test_batches_of_any_size_are_split_into_messages(
     fetched = vector_store.fetch(collection, range(200))
     assert np.array_equal(np.stack([fetched[one] for one in range(50, 150)]), vectors)
     assert [hit.id for (hit,) in vector_store.search(collection, vectors, 1)] == list(range(50, 150))
+    monkeypatch.setattr(milvus, "MESSAGE_HITS", MAX_LIMIT)
+    assert [len(hits) for hits in vector_store.search(collection, vectors[:2], MAX_LIMIT)] == [100, 100]
 
 
 def test_the_nearest_are_found_while_vectors_arrive(vector_store: VectorStore, collection: str) -> None:

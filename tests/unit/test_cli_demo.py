@@ -74,6 +74,7 @@ def test_pictures_that_failed_are_listed_and_not_searched_with(
 
     assert outcome.exit_code == 0, outcome.output
     assert "20 found = 19 indexed + 1 listed" in outcome.output
+    assert '"ref": "10.png"' in (tmp_path / "demo" / "report.json").read_text()
     assert searched(outcome, pictures) == ["03.png", "09.png", "16.png"]
 
 

@@ -196,6 +196,8 @@ def test_closing_ends_all_processes_and_refuses_work() -> None:
     assert started and not any(child.is_running() for child in started)
     with pytest.raises(Unavailable):
         pool.inspect(picture())
+    with pytest.raises(Unavailable):
+        pool.preprocess_many([picture()], SPEC)
 
 
 PROGRAM = """

@@ -1,0 +1,55 @@
+# Each target makes what it needs: a virtual environment in .venv with the exact versions of constraints.txt.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+
+# The first Python on the PATH that Akin runs on.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+IMAGES ?=
+ONCE ?=
+
+.PHONY: help demo up test test-full browser format clean
+
+help: ## Show what there is to make.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.venv/python:
+	@test -n "$(PYTHON)" || { echo "Akin needs Python 3.11 or 3.12 with its venv module on the PATH (or make PYTHON=...)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run: .venv/python pyproject.toml constraints.txt
+	@echo "Installing Akin with PyTorch (about 6 GB, once) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,embedded]'
+	@touch $@
+
+.venv/test: .venv/run
+	@echo "Installing what the tests need ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,embedded,test]'
+	@touch $@
+
+demo: .venv/run ## Set everything up and see it work. ONCE=1 ends afterwards, IMAGES=folder-or-zip uses your pictures.
+	$(BIN)/akin demo $(if $(ONCE),--once) $(if $(IMAGES),--images '$(IMAGES)')
+
+up: .venv/run ## Run Akin here until Ctrl-C.
+	$(BIN)/akin up
+
+test: .venv/test ## Set everything up and run the tests (real Redis, Milvus and PostgreSQL from wheels).
+	$(BIN)/python -m pytest -m 'not full and not browser'
+
+test-full: .venv/test ## Run the long tests: browser, kill -9, thousands of pictures.
+	$(BIN)/python -m pytest -m 'full or browser'
+
+browser: ## Install the browser of the browser tests, where there is none (Debian, Ubuntu; else Playwright's own).
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ $(MAKE) .venv/test && $(BIN)/python -m playwright install chromium; }
+
+format: .venv/test ## Format the code and mend what can be mended.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the environment; data in .akin stays.
+	rm -rf .venv build *.egg-info
