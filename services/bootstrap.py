@@ -32,8 +32,11 @@ class Prepared:
     local_key: str
 
 
-def prepare(settings: Settings) -> Prepared:
+def prepare(settings: Settings, *, admin_key: bool = True) -> Prepared:
     """Migrate and fill the catalog for a run on this machine. Safe to repeat.
+
+    Args:
+        admin_key: make the first admin key if there is none; not where nobody would see it.
 
     Raises:
         Unavailable: the database or the blob store does not answer.
@@ -43,7 +46,8 @@ def prepare(settings: Settings) -> Prepared:
     try:
         install(services)
         with services.database.transaction() as session:
-            first = None if keys.has_admin(session) else keys.create(session, "first admin key", [Scope.ADMIN])
+            wanted = admin_key and not keys.has_admin(session)
+            first = keys.create(session, "first admin key", [Scope.ADMIN]) if wanted else None
             return Prepared(first, keys.replace_local(session))
     finally:
         services.close()

@@ -212,7 +212,7 @@ def milvus_lite_server(directory: Path) -> tuple[Server, str]:
         require("milvus", "milvus-lite is not installed")
     (port,) = free_ports(1)
     data = directory / "data"
-    command = [program, "server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data)]
+    command: list[str | Path] = [program, "server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data)]
     # Rows that wait in memory (128 MB by default) are searched ten times slower than those written out.
     environment = {"MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES": str(1024 * 1024)}
     return Server(command, directory, lambda: _accepts(port), environment=environment), f"http://127.0.0.1:{port}"
@@ -266,7 +266,7 @@ def milvus_server(directory: Path, unpacked: Path) -> tuple[Server, str]:
         except (urllib.error.URLError, OSError):
             return False
 
-    command = [unpacked / "bin" / "milvus", "run", "standalone"]
+    command: list[str | Path] = [unpacked / "bin" / "milvus", "run", "standalone"]
     return Server(command, directory, ready, environment=environment), f"http://127.0.0.1:{config.get('proxy_port')}"
 
 
@@ -291,7 +291,7 @@ def postgres_server(directory: Path) -> tuple[Server, str]:
         [programs / "initdb", *options, "-D", data], check=True, capture_output=True, user=user, cwd=directory
     )
     settings = ["fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=200"]
-    command = [programs / "postgres", "-D", data, "-p", port, "-k", "", "-h", "127.0.0.1"]
+    command: list[str | Path] = [programs / "postgres", "-D", data, "-p", str(port), "-k", "", "-h", "127.0.0.1"]
     command += [word for setting in settings for word in ("-c", setting)]
     address = f"postgresql://postgres@127.0.0.1:{port}/postgres"
 

@@ -1,7 +1,12 @@
 """What gunicorn runs: `gunicorn services.api.wsgi:app`."""
 
+import threading
+
 from services.api.app import create_app
 from services.config import load_settings
 from services.wiring import build
 
-app = create_app(build(load_settings()))
+services = build(load_settings())
+app = create_app(services)
+# In each process of the server, beside its first requests.
+threading.Thread(target=services.decoder.warm_up, name="warm-up", daemon=True).start()

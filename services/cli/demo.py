@@ -96,7 +96,7 @@ def demo(images: Path | None, once: bool, output: Path) -> None:
         with _stack(steps, settings) as (target, started_here):
             with target.connect() as client:
                 source = _pictures(steps, images, output)
-                report = _ingest(steps, client, target, source, settings, output / "report.json")
+                report = _ingest(steps, client, target, source, settings, report_file=output / "report.json")
                 queries = _search(steps, client, _choose(Source(source), report, settings.max_image_bytes))
                 _draw_sheet(steps, client, queries, output / "contact-sheet.png")
             steps.console.print()
@@ -140,7 +140,7 @@ def _pictures(steps: Steps, images: Path | None, output: Path) -> Path:
 
 
 def _ingest(
-    steps: Steps, client: AkinClient, target: Target, source: Path, settings: Settings, report_file: Path
+    steps: Steps, client: AkinClient, target: Target, source: Path, settings: Settings, *, report_file: Path
 ) -> Report:
     steps.begin("Upload and index them")
     report = ingest_path(steps.console, client, target, source, settings, resume=True)

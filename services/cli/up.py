@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -20,20 +21,23 @@ from services.stack.supervisor import Output, Prepared, Supervisor
 @click.option("--host", help="Address that the API binds to.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the API; the next free one if it is taken.")
 @click.option("--verbose", is_flag=True, help="Show the logs of all programs here too.")
-def up(data_dir: Path | None, host: str | None, port: int | None, verbose: bool) -> None:
+@click.option(
+    "--admin-key/--no-admin-key", default=True, help="Make and show the first admin key, if there is none. [default]"
+)
+def up(*, data_dir: Path | None, host: str | None, port: int | None, verbose: bool, admin_key: bool) -> None:
     """Run Akin here: API, workers, and a Redis and a Milvus Lite where none is configured."""
     options = {"data_dir": data_dir, "host": host, "port": port}
     try:
         settings = load_settings(**{name: value for name, value in options.items() if value is not None})
-        Supervisor(make_plan(settings), _prepare, _output(settings, verbose)).run()
+        Supervisor(make_plan(settings), partial(_prepare, admin_key=admin_key), _output(settings, verbose)).run()
     except AkinError as error:
         raise click.ClickException(error.detail) from error
 
 
-def _prepare(settings: Settings) -> Prepared:
+def _prepare(settings: Settings, *, admin_key: bool) -> Prepared:
     from services.bootstrap import prepare
 
-    return prepare(settings)
+    return prepare(settings, admin_key=admin_key)
 
 
 def _output(settings: Settings, verbose: bool) -> Output:

@@ -55,6 +55,10 @@ class DecodePool:
             self._slots.put(None)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
 
+    def warm_up(self) -> None:
+        """Start a process, which takes a second, before somebody waits for it."""
+        self.call(bytes)
+
     def inspect(self, data: bytes) -> ImageInfo:
         """Read format and displayed size from the header."""
         return self.call(inspect, data, self.limits)

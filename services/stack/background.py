@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from services.errors import Unavailable
 from services.stack.logs import open_log, tail
@@ -20,7 +19,8 @@ from services.stack.tether import tethered
 START_TIMEOUT = 300.0
 STOP_TIMEOUT = 90.0
 POLL = 0.1
-COMMAND = (sys.executable, "-m", "services.cli", "up")
+# Nobody reads its welcome, so a first admin key would be lost there.
+COMMAND = (sys.executable, "-m", "services.cli", "up", "--no-admin-key")
 
 
 @contextmanager
@@ -28,7 +28,6 @@ def background_stack(
     data_dir: Path,
     *,
     environment: Mapping[str, str] | None = None,
-    banner: IO[str] | None = None,
     command: Sequence[str] = COMMAND,
 ) -> Iterator[RunState]:
     """Run `akin up` as a child process for the length of the block; it ends with this process, however that ends.
@@ -37,8 +36,6 @@ def background_stack(
 
     Args:
         environment: variables added to this process's own, AKIN_* settings among them.
-        banner: where the welcome goes, with the first admin key where one was just made; dropped by default,
-            as keys belong in no log. Notices go to `logs/up.log`.
 
     Raises:
         Unavailable: it ended before it was ready, or took too long; the message says what it said.
@@ -51,7 +48,7 @@ def background_stack(
             tethered(command, on_parent_death=signal.SIGTERM),
             env={**os.environ, **(environment or {}), "AKIN_DATA_DIR": str(data_dir)},
             stdin=subprocess.DEVNULL,
-            stdout=banner or subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=notices,
             start_new_session=True,  # a Ctrl-C reaches this process, which then stops the stack once
         )

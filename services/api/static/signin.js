@@ -1,0 +1,42 @@
+/** Signs a browser in: with the key in the link that `akin up` prints, or with a typed one. */
+
+import { signIn } from "./api.js";
+import { find } from "./dom.js";
+
+const form = find("signin");
+const field = find("key");
+const error = find("key-error");
+const button = form.querySelector("button");
+
+async function enter(key, hint = "") {
+  error.textContent = "";
+  field.removeAttribute("aria-invalid");
+  button.disabled = true;
+  button.textContent = "Signing in…";
+  try {
+    await signIn(key);
+    // The page that was asked for, where there was one.
+    location.replace(`/${location.search}`);
+  } catch (problem) {
+    button.disabled = false;
+    button.textContent = "Sign in";
+    error.textContent = `Not signed in: ${problem.message}${hint}`;
+    field.ariaInvalid = "true";
+    field.focus();
+  }
+}
+
+function enterByLink() {
+  const key = decodeURIComponent(location.hash.slice(1));
+  if (!key) return;
+  // A key belongs neither in the history nor in a screenshot of the address bar.
+  history.replaceState(null, "", location.pathname + location.search);
+  enter(key, ". A link is good while the `akin up` that printed it runs.");
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  enter(field.value.trim());
+});
+window.addEventListener("hashchange", enterByLink);
+enterByLink();
