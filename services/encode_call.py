@@ -55,10 +55,17 @@ class Query:
 
     @classmethod
     def unpack(cls, data: bytes) -> Query:
-        """From the wire."""
-        fields: dict[str, Any] = msgpack.unpackb(data)
-        pixels = np.frombuffer(fields["pixels"], np.uint8).reshape(fields["shape"])
-        return cls(fields["reply"], fields["encoder"], pixels, fields["deadline"])
+        """From the wire.
+
+        Raises:
+            ValueError: the bytes are no query, for example one of another release.
+        """
+        try:
+            fields: dict[str, Any] = msgpack.unpackb(data)
+            pixels = np.frombuffer(fields["pixels"], np.uint8).reshape(fields["shape"])
+            return cls(fields["reply"], fields["encoder"], pixels, float(fields["deadline"]))
+        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+            raise ValueError("not a query") from error
 
 
 def pack_answer(vector: NDArray[np.float32] | None, error: str | None = None) -> bytes:

@@ -62,7 +62,12 @@ def answer_waiting(services: Services) -> int:
     packed = [first[1], *(services.redis.lpop(REQUESTS, services.settings.query_batch - 1) or [])]
     moment = time.time()
     by_encoder: dict[str, list[Query]] = defaultdict(list)
-    for query in map(Query.unpack, packed):
+    for data in packed:
+        try:
+            query = Query.unpack(data)
+        except ValueError:
+            logger.warning("dropped %d bytes that are no query", len(data))
+            continue
         if query.deadline > moment:
             by_encoder[query.encoder].append(query)
     for sha256, queries in by_encoder.items():

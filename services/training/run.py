@@ -85,6 +85,7 @@ def train(
     figures.mkdir(parents=True)
     report.write_unreadable(figures / "unreadable.json", pictures.unreadable)
 
+    revision = _git_revision()
     torch.manual_seed(recipe.seed)
     network = Autoencoder(recipe.bottleneck)
     manifest: Manifest | None = None
@@ -92,7 +93,7 @@ def train(
     for epoch in fit(network, recipe, pictures.pixels[trained_on], validation, device=target, on_step=progress.on_step):
         if epoch.best:
             weights = pack(network.encoder)
-            training = _describe(recipe, epoch, data, licence)
+            training = _describe(recipe, epoch, data, revision, licence)
             manifest = Manifest(
                 name=name,
                 version=version,
@@ -113,13 +114,13 @@ def train(
     return Outcome(folder, manifest, len(pictures.unreadable))
 
 
-def _describe(recipe: Recipe, epoch: Epoch, data: TrainingData, licence: str) -> Training:
+def _describe(recipe: Recipe, epoch: Epoch, data: TrainingData, revision: str | None, licence: str) -> Training:
     return Training(
         recipe=recipe.name,
         data=data,
         metrics={"epoch": epoch.number, "train_mse": epoch.train_loss, "mse": epoch.validation_loss},
         seed=recipe.seed,
-        git_revision=_git_revision(),
+        git_revision=revision,
         created=datetime.now(UTC).replace(microsecond=0),
         licence=licence,
     )

@@ -82,9 +82,7 @@ def prove_complete(state: RunState, data_dir: Path, expected: int) -> None:
         index = catalogs.live_index(session, catalogs.by_name(session, catalogs.DEFAULT).id)
         assert session.scalar(select(func.count()).select_from(Image)) == expected
         rows = session.scalar(
-            select(func.count()).where(
-                Embedding.index_id == index.id, Embedding.state == EmbeddingState.INDEXED
-            )
+            select(func.count()).where(Embedding.index_id == index.id, Embedding.state == EmbeddingState.INDEXED)
         )
         assert rows == expected
         ids = session.scalars(select(Image.id)).all()
@@ -105,9 +103,7 @@ def _every_picture_finds_itself(store: MilvusStore, index: IndexRow, ids: Sequen
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.timeout(240)
-def test_kill_9_of_workers_and_of_the_whole_stack_in_the_middle_of_an_import(
-    source: Source, tmp_path: Path
-) -> None:
+def test_kill_9_of_workers_and_of_the_whole_stack_in_the_middle_of_an_import(source: Source, tmp_path: Path) -> None:
     files = list(source())
     variables = environment()
 
@@ -133,9 +129,7 @@ def test_kill_9_of_workers_and_of_the_whole_stack_in_the_middle_of_an_import(
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.timeout(240)
-def test_a_reindex_to_another_dimension_while_a_client_searches_without_pause(
-    source: Source, tmp_path: Path
-) -> None:
+def test_a_reindex_to_another_dimension_while_a_client_searches_without_pause(source: Source, tmp_path: Path) -> None:
     files = list(source())
     with background_stack(tmp_path, environment=environment()) as state:
         with AkinClient(state.api_url, state.api_key, patience=0) as client:

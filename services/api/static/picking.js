@@ -6,8 +6,8 @@ const drop = find("drop");
 
 const carriesFiles = (transfer) => transfer?.types.includes("Files");
 
-/** Call `picked` with each non-empty list of files. */
-export function onFiles(picked) {
+/** Call `picked` with each non-empty list of files; `purpose` says what dropping so many files will do. */
+export function onFiles({ picked, purpose }) {
   const give = (files) => files?.length && picked([...files]);
 
   for (const input of document.querySelectorAll("[data-search]")) {
@@ -20,6 +20,7 @@ export function onFiles(picked) {
   document.addEventListener("dragover", (event) => {
     if (!carriesFiles(event.dataTransfer)) return;
     event.preventDefault();
+    if (drop.hidden) drop.firstElementChild.textContent = purpose(event.dataTransfer.items.length);
     drop.hidden = false;
   });
   document.addEventListener("dragleave", (event) => {

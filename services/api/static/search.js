@@ -44,6 +44,7 @@ function go(address, state = null) {
 
 function report(problem) {
   if (problem.status === 401) return leave();
+  find("results").ariaBusy = "false";
   find("hits").replaceChildren();
   find("wall").replaceChildren();
   find("facts").textContent = "";
@@ -68,6 +69,7 @@ async function showWall(signal) {
   empty = wall.length === 0;
   find("empty").hidden = !empty;
   find("wall-head").hidden = empty;
+  find("choose").hidden = empty;
   find("wall").replaceChildren(...wall.map(tile));
 }
 
@@ -147,6 +149,10 @@ function searchBy(file) {
   go("/", { upload: number });
 }
 
+function meansAdding(number) {
+  return number > 1 || empty || find("import").open;
+}
+
 function add(files) {
   addPictures(files, { done: afterImport, signedOut: leave });
 }
@@ -177,9 +183,9 @@ function followLinks(event) {
 
 document.addEventListener("click", followLinks);
 window.addEventListener("popstate", show);
-onFiles((files) => {
-  if (files.length > 1 || empty || find("import").open) add(files);
-  else searchBy(files[0]);
+onFiles({
+  purpose: (number) => (meansAdding(number) ? "Drop to add to the catalog" : "Drop to find look-alikes"),
+  picked: (files) => (meansAdding(files.length) ? add(files) : searchBy(files[0])),
 });
 find("retry").addEventListener("click", show);
 find("shuffle").addEventListener("click", () => {
@@ -194,9 +200,15 @@ find("import-files").addEventListener("change", (event) => {
   add(files);
 });
 find("signout").addEventListener("click", async () => {
-  await api.signOut();
-  location.assign("/signin");
+  try {
+    await api.signOut();
+    location.assign("/signin");
+  } catch (problem) {
+    report(problem);
+  }
 });
+// A page that the browser kept may be shown again after signing out: asking anything finds out.
+window.addEventListener("pageshow", (event) => event.persisted && showSize());
 
 show();
 showSize();
