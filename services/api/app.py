@@ -40,7 +40,6 @@ def create_app(services: Services) -> Flask:
     settings = services.settings
     app = Flask("services.api")
     app.url_map.converters["id64"] = Id64
-    app.url_map.strict_slashes = True
     app.config.update(
         SECRET_KEY=_secret_key(settings),
         SESSION_COOKIE_NAME="akin",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from http import HTTPStatus
+from inspect import cleandoc
 from typing import Any, Generic, TypeVar
 
 from flask import Blueprint, Response, current_app, jsonify, request
@@ -89,7 +90,7 @@ class Router:
         """
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
-            summary, _, description = (function.__doc__ or "").strip().partition("\n")
+            summary, _, description = cleandoc(function.__doc__ or "").partition("\n")
             self.operations.append(
                 Operation(
                     method, path, function.__name__, summary, description.strip(), scope, query, body, accepts, files,

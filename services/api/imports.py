@@ -50,8 +50,14 @@ def start_import(call: Call[None, ImportUpload]) -> JobOut:
 
 
 def _fields(name: str, meta: EntryMeta) -> ItemFields:
-    item_id = meta.item_id or str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else UNNAMED
-    return ItemFields(item_id[:512], meta.title, meta.url, meta.attributes)
+    return ItemFields(meta.item_id or _item_id(name), meta.title, meta.url, meta.attributes)
+
+
+def _item_id(name: str) -> str:
+    """The file's name without its extension, with its folders, as an id that addresses can hold."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+    item_id = str(PurePosixPath(*parts).with_suffix("")) if parts else UNNAMED
+    return (f"{item_id}-" if item_id.endswith("/similar") else item_id)[-512:].lstrip("/")
 
 
 @router.route("GET", "/v1/jobs", scope=Scope.INGEST, query=JobListQuery, returns=JobList)

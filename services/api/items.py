@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from pydantic import TypeAdapter, ValidationError
+
 from services import search
 from services.api import present
 from services.api.contract import Call, Router
-from services.api.schemas import ItemChange, ItemDetail, ItemOut, Page, PageQuery, SearchOut, SearchQuery
+from services.api.errors import invalid
+from services.api.schemas import ItemChange, ItemDetail, ItemId, ItemOut, Page, PageQuery, SearchOut, SearchQuery
 from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
-from services.errors import InvalidRequest
 
 router = Router("items")
 
@@ -36,8 +38,10 @@ def get_item(call: Call[None, None], item_id: str) -> ItemDetail:
 @router.route("PUT", "/v1/items/<path:item_id>", scope=Scope.INGEST, body=ItemChange, returns=ItemDetail)
 def put_item(call: Call[None, ItemChange], item_id: str) -> ItemDetail:
     """Create an item or change what is known of it; its pictures stay as they are."""
-    if len(item_id) > 512:
-        raise InvalidRequest("item_id: may have 512 characters")
+    try:
+        TypeAdapter(ItemId).validate_python(item_id)
+    except ValidationError as error:
+        raise invalid(error) from error
     body, catalog_id = call.body, call.caller.catalog_id
     with call.services.database.transaction() as session:
         items.upsert(session, catalog_id, ItemFields(item_id, body.title, body.url, body.attributes))

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -71,6 +72,13 @@ def _storable(value: object) -> object:
     return value
 
 
+def _addressable(item_id: str) -> str:
+    """Ids stand in addresses: `/v1/items/{item_id}` and `…/similar` must mean this item and nothing else."""
+    if any(segment in ("", ".", "..") for segment in item_id.split("/")) or item_id.endswith("/similar"):
+        raise ValueError("must not have empty, `.` or `..` segments between slashes, nor end in `/similar`")
+    return item_id
+
+
 # In JSON the bytes as base64, in a form the file itself.
 PictureBytes = Annotated[
     bytes,
@@ -78,7 +86,11 @@ PictureBytes = Annotated[
     WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "the picture's bytes"}),
 ]
 Text = Annotated[str, BeforeValidator(_storable)]
-ItemId = Annotated[Text, Field(min_length=1, max_length=512, description="your own id, unique in the catalog")]
+ItemId = Annotated[
+    Text,
+    Field(min_length=1, max_length=512, description="your own id, unique in the catalog"),
+    AfterValidator(_addressable),
+]
 # In a form the attributes are JSON text.
 Attributes = Annotated[
     dict[str, Any],

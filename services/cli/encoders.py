@@ -40,6 +40,11 @@ def list_encoders() -> None:
 @reporting_errors
 def register(folder: Path) -> None:
     """Make the encoder in FOLDER (manifest.json, weights.safetensors) available to `akin reindex`."""
+    register_folder(folder)
+
+
+def register_folder(folder: Path) -> None:
+    """Register a checkpoint folder and say what can be done with it."""
     from services.bootstrap import install
     from services.encoders import checkpoint
 

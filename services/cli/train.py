@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from services.cli.encoders import register_folder
 from services.cli.terminal import reporting_errors
 from services.config import load_settings
 from services.images.decode import Limits
@@ -32,27 +33,27 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".akin/encoders"),
-    show_default=True,
-    help="Where the encoder's folder is made.",
+    help="Where the encoder's folder is made; `encoders` in the data directory unless given.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's seed.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 or mps; AKIN_DEVICE unless given.")
 @click.option("--name", help="Name of the encoder; the recipe's unless given.")
 @click.option("--description", help="What the manifest says of the data; its file name unless given.")
+@click.option("--register/--no-register", default=True, help="Make it available to `akin reindex`. [default]")
 @click.option("--licence", default="not stated", show_default=True, help="What the manifest says of the weights.")
 @reporting_errors
 def train(
     *,
     recipe_name: str,
     data: Path,
-    output: Path,
+    output: Path | None,
     epochs: int | None,
     seed: int | None,
     device: str | None,
     name: str | None,
     description: str | None,
+    register: bool,
     licence: str,
 ) -> None:
     """Train an encoder and keep its best epoch as NAME@VERSION under the output folder."""
@@ -72,7 +73,7 @@ def train(
         outcome = run.train(
             recipe,
             data,
-            output,
+            output or settings.data_dir / "encoders",
             Limits(settings.max_image_bytes, settings.max_image_pixels),
             run.Progress(display.read, display.step, display.epoch),
             name=name or recipe.name,
@@ -81,6 +82,10 @@ def train(
             device=device or settings.device,
         )
     _summarise(console, outcome)
+    if register:
+        register_folder(outcome.folder)
+    else:
+        click.echo(f"Next: akin encoders register {outcome.folder}")
 
 
 class _Display:
@@ -135,8 +140,7 @@ def _summarise(console: Console, outcome: Outcome) -> None:
     console.print(
         f"{outcome.manifest.ref}: validation loss {metrics['mse']:.5f} at epoch {metrics['epoch']:.0f}\n"
         f"  encoder: {outcome.folder}\n"
-        f"  losses and reconstructions: {report}\n"
-        f"Next: akin encoders register {outcome.folder}",
+        f"  losses and reconstructions: {report}",
         soft_wrap=True,
         highlight=False,
     )

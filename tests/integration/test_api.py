@@ -379,3 +379,42 @@ def test_too_many_waiting_searches_are_refused_early(akin: Akin) -> None:
     with pytest.raises(Overloaded):
         full.encode("any", np.zeros((32, 32, 3), np.uint8))
     assert akin.services.redis.llen(REQUESTS) == 0
+
+
+@pytest.mark.parametrize("item_id", ["/lead", "trail/", "a//b", "..", "a/../b", ".", "x/similar", "x" * 513])
+def test_an_item_id_that_no_address_can_hold_is_refused(akin: Akin, item_id: str) -> None:
+    response = akin.call("POST", "/v1/images", data={"image": (io.BytesIO(picture(1)), "x.jpg"), "item_id": item_id})
+    assert problem(response, 422, "invalid_request")["errors"][0]["field"] == "item_id"
+
+
+@pytest.mark.parametrize(
+    ("name", "item_id"),
+    [
+        ("shoes/red.jpg", "shoes/red"),
+        ("../../etc/passwd.jpg", "etc/passwd"),
+        ("/abs//x.png", "abs/x"),
+        ("similar.jpg", "similar"),
+        ("x/similar.jpg", "x/similar-"),
+        ("<b>&?#%2F ü.jpg", "<b>&?#%2F ü"),
+    ],
+)
+def test_a_file_without_a_manifest_gets_an_id_that_can_be_asked_for(akin: Akin, name: str, item_id: str) -> None:
+    akin.upload_many({name: picture(1)})
+    akin.work()
+
+    (item,) = akin.get("/v1/items")["data"]
+    assert item["item_id"] == item_id
+    assert akin.get(item["links"]["self"])["images"]
+    assert akin.get(item["links"]["similar"])["hits"] == []
+
+
+def test_a_random_wall_is_full_and_differs(akin: Akin, pictures: dict[str, bytes]) -> None:
+    akin.upload_many(pictures)
+    akin.work()
+    for gap in range(3, 18):
+        akin.call("DELETE", f"/v1/images/{gap}")
+
+    walls = [[image["id"] for image in akin.get("/v1/images?order=random&limit=10")["data"]] for _ in range(3)]
+
+    assert all(len(set(wall)) == 10 for wall in walls)
+    assert len({tuple(wall) for wall in walls}) > 1
