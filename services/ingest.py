@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from services.catalog import catalogs, items, jobs, ledger
@@ -62,18 +62,18 @@ def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
     picture = Picture(sha256, info.format, info.media_type, info.width, info.height, len(upload.data))
     with services.database.transaction() as session:
         catalogs.lock_shared(session, catalog_id)
-        image_id, created = _add(session, catalog_id, upload.item, picture)
+        ((image_id, created),) = _add(session, catalog_id, [(upload.item, picture)])
         # Kept from collection, if it was an orphan; see `collect_orphans`.
         session.execute(delete(OrphanBlob).where(OrphanBlob.sha256 == sha256))
         job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=1, state=JobState.RUNNING, started_at=now())
         session.add(job)
         session.flush()
-        entry = JobEntry(job_id=job.id, ref=upload.ref, item=_as_json(upload.item), sha256=sha256, image_id=image_id)
+        entry = JobEntry(job_id=job.id, ref=upload.ref, item=asdict(upload.item), sha256=sha256, image_id=image_id)
         _set_accepted(session, entry, image_id, created)
         session.add(entry)
         if entry.state is EntryState.UNCHANGED:
             jobs.finish(job, with_errors=False)
-    _ensure_stored(services, [upload])
+    _ensure_stored(services, {sha256: upload.data})
     services.queue.wake(Task.EMBED)
     return Accepted(image_id, job.id, created)
 
@@ -86,12 +86,13 @@ def start_import(services: Services, catalog_id: int, uploads: Iterable[Upload])
         job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=len(uploads))
         session.add(job)
         session.flush()
-        session.add_all(
-            JobEntry(job_id=job.id, ref=upload.ref, item=_as_json(upload.item), sha256=sha256)
+        entries = [
+            {"job_id": job.id, "ref": upload.ref, "item": asdict(upload.item), "sha256": sha256}
             for upload, sha256 in zip(uploads, hashes, strict=True)
-        )
+        ]
+        session.execute(insert(JobEntry), entries)
         session.execute(delete(OrphanBlob).where(OrphanBlob.sha256.in_(hashes)))
-    _ensure_stored(services, uploads)
+    _ensure_stored(services, dict(zip(hashes, (upload.data for upload in uploads), strict=True)))
     services.queue.wake(Task.IMPORTS)
     return job.id
 
@@ -103,10 +104,10 @@ def store(services: Services, data: bytes) -> str:
     return sha256
 
 
-def _ensure_stored(services: Services, uploads: Iterable[Upload]) -> None:
+def _ensure_stored(services: Services, blobs: Mapping[str, bytes]) -> None:
     """Put back bytes that a collection took between their first `store` and the commit of their rows."""
-    for upload in uploads:
-        store(services, upload.data)
+    for sha256, data in blobs.items():
+        services.blobs.put(key_of(sha256), data)
 
 
 def accept_pending(services: Services, seconds: float = TASK_SECONDS) -> None:
@@ -131,8 +132,7 @@ def accept_entries(services: Services) -> bool:
     with services.database.transaction() as session:
         jobs.start(jobs.get(session, job.id))
         catalogs.lock_shared(session, job.catalog_id)
-        for entry in jobs.still_pending(session, list(looked)):
-            _settle_entry(session, job.catalog_id, entry, looked[entry.id])
+        _settle_entries(session, job.catalog_id, jobs.still_pending(session, list(looked)), looked)
     services.queue.wake(Task.EMBED)
     services.queue.wake(Task.FINISH)
     return True
@@ -163,20 +163,29 @@ def _inspect(services: Services, entries: Sequence[JobEntry]) -> dict[int, Pictu
     return looked
 
 
-def _settle_entry(session: Session, catalog_id: int, entry: JobEntry, looked: Picture | ImageRejected) -> None:
-    if isinstance(looked, ImageRejected):
-        entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, looked.code, looked.detail
-    else:
-        image_id, created = _add(session, catalog_id, ItemFields(**entry.item), looked)
+def _settle_entries(
+    session: Session, catalog_id: int, entries: Sequence[JobEntry], looked: Mapping[int, Picture | ImageRejected]
+) -> None:
+    good: list[tuple[JobEntry, Picture]] = []
+    for entry in entries:
+        outcome = looked[entry.id]
+        if isinstance(outcome, ImageRejected):
+            entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, outcome.code, outcome.detail
+        else:
+            good.append((entry, outcome))
+    added = _add(session, catalog_id, [(ItemFields(**entry.item), picture) for entry, picture in good])
+    for (entry, _), (image_id, created) in zip(good, added, strict=True):
         _set_accepted(session, entry, image_id, created)
 
 
-def _add(session: Session, catalog_id: int, fields: ItemFields, picture: Picture) -> tuple[int, bool]:
-    item_pk = items.upsert(session, catalog_id, fields)
-    image_id, created = items.add_image(session, catalog_id, item_pk, picture)
-    if created:
-        ledger.open_rows(session, [image_id], catalog_id)
-    return image_id, created
+def _add(session: Session, catalog_id: int, wanted: Sequence[tuple[ItemFields, Picture]]) -> list[tuple[int, bool]]:
+    """Items, images and, for new images, ledger rows; returns for each the image's id and whether it is new."""
+    if not wanted:
+        return []
+    item_pks = items.upsert(session, catalog_id, [fields for fields, _ in wanted])
+    added = items.add_images(session, catalog_id, [(item_pks[fields.item_id], picture) for fields, picture in wanted])
+    ledger.open_rows(session, [image_id for image_id, created in added if created], catalog_id)
+    return added
 
 
 def _set_accepted(session: Session, entry: JobEntry, image_id: int, created: bool) -> None:
@@ -184,10 +193,6 @@ def _set_accepted(session: Session, entry: JobEntry, image_id: int, created: boo
     searchable = row is not None and row.state == EmbeddingState.INDEXED
     entry.image_id = image_id
     entry.state = EntryState.UNCHANGED if searchable else EntryState.ACCEPTED
-
-
-def _as_json(fields: ItemFields) -> dict[str, object]:
-    return asdict(fields)
 
 
 def finish_imports(services: Services) -> None:

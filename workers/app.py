@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from celery.signals import worker_shutdown
+from celery.signals import worker_ready, worker_shutdown
 
 from services import embedding, ingest, reindex
 from services.config import load_settings
-from services.queue import Task, celery_app
+from services.queue import ROUTES, Task, celery_app
 from services.wiring import Services, build
 
 settings = load_settings()
@@ -61,6 +61,13 @@ def advance_reindex() -> None:
     """Move building indexes on."""
     services().queue.taken(Task.REINDEX)
     reindex.advance(services())
+
+
+@worker_ready.connect
+def _warm_up(**_: Any) -> None:
+    """Import torch before the first task, in the workers that will need it."""
+    if ROUTES[Task.EMBED] in app.amqp.queues.consume_from:
+        services().encoders.warm_up()
 
 
 @worker_shutdown.connect

@@ -16,8 +16,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import redis
 
-from services.catalog import indexes
-from services.catalog.models import IndexState
 from services.config import load_settings
 from services.encode_call import REQUESTS, Query, pack_answer
 from services.errors import AkinError
@@ -34,7 +32,7 @@ ANSWER_SECONDS = 30
 
 def run(services: Services, stop: threading.Event) -> None:
     """Answer queries until told to stop; Redis or the database being away is waited out."""
-    warm_up(services)
+    services.encoders.warm_up()
     while not stop.is_set():
         try:
             services.redis.set(alive_key("query"), 1, ex=ALIVE_SECONDS)
@@ -42,16 +40,6 @@ def run(services: Services, stop: threading.Event) -> None:
         except redis.RedisError as error:
             logger.warning("Redis does not answer: %s", error)
             stop.wait(0.5)
-
-
-def warm_up(services: Services) -> None:
-    """Load the encoders of maintained indexes, so that the first search does not wait for it."""
-    with services.database.reading() as session:
-        wanted = {index.encoder.sha256 for index in indexes.in_states(session, [IndexState.LIVE, IndexState.BUILDING])}
-    for sha256 in wanted:
-        encoder = services.encoders.encoder(sha256)
-        size = encoder.manifest.preprocessing.size
-        encoder.encode(np.zeros((1, size, size, 3), np.uint8))
 
 
 def answer_waiting(services: Services) -> int:

@@ -44,7 +44,7 @@ def put_item(call: Call[None, ItemChange], item_id: str) -> ItemDetail:
         raise invalid(error) from error
     body, catalog_id = call.body, call.caller.catalog_id
     with call.services.database.transaction() as session:
-        items.upsert(session, catalog_id, ItemFields(item_id, body.title, body.url, body.attributes))
+        items.upsert(session, catalog_id, [ItemFields(item_id, body.title, body.url, body.attributes)])
         return present.item_detail(session, items.get(session, catalog_id, item_id))
 
 

@@ -44,23 +44,33 @@ class Picture:
     size_bytes: int
 
 
-def upsert(session: Session, catalog_id: int, fields: ItemFields) -> int:
-    """Create the item or change what is given; returns its primary key."""
+def upsert(session: Session, catalog_id: int, wanted: Sequence[ItemFields]) -> dict[str, int]:
+    """Create items or change what is given; returns their primary keys by the client's ids.
+
+    The rows stay locked until the transaction ends, so that a delete waits for the images that follow. They are
+    locked in the order of their ids, so that two batches with the same items do not lock each other out.
+    """
     moment = now()
-    statement = insert(session, Item).values(
-        catalog_id=catalog_id,
-        item_id=fields.item_id,
-        title=fields.title,
-        url=fields.url,
-        attributes=fields.attributes or {},
-        created_at=moment,
-        updated_at=moment,
-    )
-    # The update also locks the row, so that a delete of this item waits for the image that follows.
-    statement = statement.on_conflict_do_update(
-        index_elements=["catalog_id", "item_id"], set_={"updated_at": moment, **fields.given()}
-    )
-    return session.scalars(statement.returning(Item.id)).one()
+    ids = sorted({fields.item_id for fields in wanted})
+    rows = [
+        {"catalog_id": catalog_id, "item_id": item_id, "attributes": {}, "created_at": moment, "updated_at": moment}
+        for item_id in ids
+    ]
+    found: dict[str, Item] = {}
+    while len(found) < len(ids):  # an item deleted between the two statements is made anew
+        session.execute(insert(session, Item).on_conflict_do_nothing(index_elements=["catalog_id", "item_id"]), rows)
+        locked = session.scalars(
+            select(Item)
+            .where(Item.catalog_id == catalog_id, Item.item_id.in_(ids))
+            .order_by(Item.item_id)
+            .with_for_update()
+        )
+        found = {item.item_id: item for item in locked}
+    for fields in wanted:
+        for name, value in fields.given().items():
+            if getattr(found[fields.item_id], name) != value:
+                setattr(found[fields.item_id], name, value)
+    return {item_id: item.id for item_id, item in found.items()}
 
 
 def get(session: Session, catalog_id: int, item_id: str) -> Item:
@@ -96,27 +106,43 @@ def remove(session: Session, catalog_id: int, item_id: str) -> int:
     return images
 
 
-def add_image(session: Session, catalog_id: int, item_pk: int, picture: Picture) -> tuple[int, bool]:
-    """Attach a picture to an item unless it has these very bytes; returns the image's id and whether it is new."""
-    statement = insert(session, Image).values(
-        catalog_id=catalog_id,
-        item_pk=item_pk,
-        sha256=picture.sha256,
-        format=picture.format,
-        media_type=picture.media_type,
-        width=picture.width,
-        height=picture.height,
-        size_bytes=picture.size_bytes,
-        created_at=now(),
-    )
-    statement = statement.on_conflict_do_nothing(
+def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Picture]]) -> list[tuple[int, bool]]:
+    """Attach pictures to items, given by primary key, unless they have these very bytes.
+
+    Returns for each the image's id and whether it is new.
+    """
+    rows = [
+        {
+            "catalog_id": catalog_id,
+            "item_pk": item_pk,
+            "sha256": picture.sha256,
+            "format": picture.format,
+            "media_type": picture.media_type,
+            "width": picture.width,
+            "height": picture.height,
+            "size_bytes": picture.size_bytes,
+            "created_at": now(),
+        }
+        for item_pk, picture in wanted
+    ]
+    statement = insert(session, Image).on_conflict_do_nothing(
         index_elements=["item_pk", "sha256"], index_where=Image.deleted_at.is_(None)
     )
-    created = session.scalar(statement.returning(Image.id))
-    if created is not None:
-        return created, True
-    known = select(Image.id).where(Image.item_pk == item_pk, Image.sha256 == picture.sha256, Image.deleted_at.is_(None))
-    return session.scalars(known).one(), False
+    created = set(session.scalars(statement.returning(Image.id), rows))
+    known = session.execute(
+        select(Image.item_pk, Image.sha256, Image.id).where(
+            Image.item_pk.in_({item_pk for item_pk, _ in wanted}),
+            Image.sha256.in_({picture.sha256 for _, picture in wanted}),
+            Image.deleted_at.is_(None),
+        )
+    )
+    ids = {(row.item_pk, row.sha256): row.id for row in known}
+    outcome = []
+    for item_pk, picture in wanted:
+        image_id = ids[item_pk, picture.sha256]
+        outcome.append((image_id, image_id in created))
+        created.discard(image_id)  # the same bytes twice in one batch are new once
+    return outcome
 
 
 def get_image(session: Session, catalog_id: int, image_id: int) -> Image:

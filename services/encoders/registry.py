@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
 from sqlalchemy import select
 
+from services.catalog import indexes
 from services.catalog.database import Database
-from services.catalog.models import EncoderRow
+from services.catalog.models import EncoderRow, IndexState
 from services.encoders.checkpoint import Checkpoint, verify
 from services.encoders.manifest import Manifest
 from services.errors import Conflict, NotFound
@@ -76,6 +78,16 @@ class EncoderRegistry:
             if sha256 not in self._loaded:
                 self._loaded[sha256] = self._load(sha256)
             return self._loaded[sha256]
+
+    def warm_up(self) -> None:
+        """Load the encoders of live and building indexes, so that the first picture does not wait for torch."""
+        with self._database.reading() as session:
+            states = [IndexState.LIVE, IndexState.BUILDING]
+            wanted = {index.encoder.sha256 for index in indexes.in_states(session, states)}
+        for sha256 in wanted:
+            encoder = self.encoder(sha256)
+            size = encoder.manifest.preprocessing.size
+            encoder.encode(np.zeros((1, size, size, 3), np.uint8))
 
     def _load(self, sha256: str) -> Encoder:
         from services.encoders.torch_encoder import TorchEncoder

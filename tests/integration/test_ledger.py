@@ -52,9 +52,9 @@ def add_images(database: Database, count: int, start: int = 0) -> list[int]:
     with database.transaction() as session:
         lock_shared(session, 1)
         for number in range(start, start + count):
-            item = items.upsert(session, 1, ItemFields(f"item-{number}"))
+            item = items.upsert(session, 1, [ItemFields(f"item-{number}")])[f"item-{number}"]
             seen = Picture(f"sha-{number}", "jpeg", "image/jpeg", 10, 10, 100)
-            image_id, created = items.add_image(session, 1, item, seen)
+            ((image_id, created),) = items.add_images(session, 1, [(item, seen)])
             assert created
             ledger.open_rows(session, [image_id], 1)
             ids.append(image_id)
@@ -310,10 +310,44 @@ def test_two_uploads_of_the_same_bytes_at_once_are_one_image(database: Database)
     def upload(_: int) -> tuple[int, bool]:
         together.wait()
         with database.transaction() as session:
-            return items.add_image(session, 1, items.upsert(session, 1, ItemFields("item")), seen)
+            item = items.upsert(session, 1, [ItemFields("item")])["item"]
+            return items.add_images(session, 1, [(item, seen)])[0]
 
     with ThreadPoolExecutor(6) as pool:
         outcomes = list(pool.map(upload, range(6)))
 
     assert len({image for image, _ in outcomes}) == 1
     assert sum(created for _, created in outcomes) == 1
+
+
+def test_two_batches_with_the_same_items_do_not_lock_each_other_out(database: Database) -> None:
+    together = threading.Barrier(4)
+
+    def upload(worker: int) -> None:
+        for round_ in range(10):
+            order = list(range(20)) if worker % 2 else list(reversed(range(20)))
+            wanted = [ItemFields(f"item-{n}", title=f"{worker}-{round_}") for n in order]
+            together.wait()
+            with database.transaction() as session:
+                lock_shared(session, 1)
+                pks = items.upsert(session, 1, wanted)
+                seen = [(pks[f.item_id], Picture(f"sha-{f.item_id}", "jpeg", "image/jpeg", 1, 1, 1)) for f in wanted]
+                items.add_images(session, 1, seen)
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(upload, worker) for worker in range(4)]:
+            future.result()
+
+    with database.reading() as session:
+        assert catalogs.sizes(session, 1) == (20, 20)
+
+
+def test_the_same_bytes_twice_in_one_batch_are_new_once(database: Database) -> None:
+    seen = Picture("same", "jpeg", "image/jpeg", 10, 10, 100)
+    with database.transaction() as session:
+        item = items.upsert(session, 1, [ItemFields("a"), ItemFields("a", title="later")])["a"]
+        (first, second) = items.add_images(session, 1, [(item, seen), (item, seen)])
+
+        assert first[0] == second[0]
+        assert (first[1], second[1]) == (True, False)
+        assert items.get(session, 1, "a").title == "later"
