@@ -195,19 +195,16 @@ def random_images(session: Session, catalog_id: int, limit: int) -> Sequence[Ima
     """Living images from all over the catalog, in random order, with their items.
 
     Random ids are drawn and the next living one is taken, so the cost does not grow with the catalog. Gaps
-    make some coincide: more are drawn until there are enough or new ones hardly turn up any more.
+    make some coincide; where that leaves places free, the oldest of the other images fill them.
     """
     living = (Image.catalog_id == catalog_id, Image.deleted_at.is_(None))
     first, last = session.execute(select(func.min(Image.id), func.max(Image.id)).where(*living)).one()
     if first is None:
         return []
-    ids: dict[int, None] = {}
-    for _ in range(4 * limit):
-        point = random.randint(first, last)  # noqa: S311 - a choice of pictures is no secret
-        nearest = session.scalar(select(func.min(Image.id)).where(*living, Image.id >= point))
-        if nearest is not None:
-            ids[nearest] = None
-        if len(ids) == limit:
-            break
-    found = images_by_id(session, catalog_id, list(ids))
-    return [found[image_id] for image_id in ids if image_id in found]
+    points = random.sample(range(first, last + 1), min(limit, last - first + 1))
+    nearest = (session.scalar(select(func.min(Image.id)).where(*living, Image.id >= point)) for point in points)
+    drawn = {image_id for image_id in nearest if image_id is not None}
+    others = select(Image.id).where(*living, Image.id.not_in(drawn)).order_by(Image.id).limit(limit - len(drawn))
+    found = list(images_by_id(session, catalog_id, [*drawn, *session.scalars(others)]).values())
+    random.shuffle(found)
+    return found
