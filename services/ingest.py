@@ -6,22 +6,20 @@ the bytes (`accept_entries`). A single upload does both at once (`accept`), so i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from services import content
 from services.catalog import catalogs, items, jobs, ledger
 from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
-from services.catalog.models import EmbeddingState, EntryState, Image, Job, JobEntry, JobState, OrphanBlob
+from services.catalog.models import EmbeddingState, EntryState, Job, JobEntry, JobState
 from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
-from services.images.thumbnails import SIZES
 from services.queue import Task
 from services.storage.blobs import key_of
 from services.wiring import Services
@@ -30,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 64
 TASK_SECONDS = 20.0
-BLOB_GRACE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,12 @@ def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
         ImageRejected: the bytes are not a picture that can be embedded.
     """
     info = services.decoder.verify(upload.data)
-    sha256 = store(services, upload.data)
+    sha256 = content.store(services, upload.data)
     picture = Picture(sha256, info.format, info.media_type, info.width, info.height, len(upload.data))
     with services.database.transaction() as session:
         catalogs.lock_shared(session, catalog_id)
         ((image_id, created),) = _add(session, catalog_id, [(upload.item, picture)])
-        # Kept from collection, if it was an orphan; see `collect_orphans`.
-        session.execute(delete(OrphanBlob).where(OrphanBlob.sha256 == sha256))
+        content.claim_orphans(session, [sha256])
         job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=1, state=JobState.RUNNING, started_at=now())
         session.add(job)
         session.flush()
@@ -73,7 +69,7 @@ def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
         session.add(entry)
         if entry.state is EntryState.UNCHANGED:
             jobs.finish(job, with_errors=False)
-    _ensure_stored(services, {sha256: upload.data})
+    content.ensure_stored(services, {sha256: upload.data})
     services.queue.wake(Task.EMBED)
     return Accepted(image_id, job.id, created)
 
@@ -81,7 +77,7 @@ def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
 def start_import(services: Services, catalog_id: int, uploads: Iterable[Upload]) -> str:
     """Store the bytes of many pictures and open a job for them; returns the job's id."""
     uploads = list(uploads)
-    hashes = [store(services, upload.data) for upload in uploads]
+    hashes = [content.store(services, upload.data) for upload in uploads]
     with services.database.transaction() as session:
         job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=len(uploads))
         session.add(job)
@@ -91,23 +87,10 @@ def start_import(services: Services, catalog_id: int, uploads: Iterable[Upload])
             for upload, sha256 in zip(uploads, hashes, strict=True)
         ]
         session.execute(insert(JobEntry), entries)
-        session.execute(delete(OrphanBlob).where(OrphanBlob.sha256.in_(hashes)))
-    _ensure_stored(services, dict(zip(hashes, (upload.data for upload in uploads), strict=True)))
+        content.claim_orphans(session, hashes)
+    content.ensure_stored(services, dict(zip(hashes, (upload.data for upload in uploads), strict=True)))
     services.queue.wake(Task.IMPORTS)
     return job.id
-
-
-def store(services: Services, data: bytes) -> str:
-    """Put bytes under their SHA-256, which is returned."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    services.blobs.put(key_of(sha256), data)
-    return sha256
-
-
-def _ensure_stored(services: Services, blobs: Mapping[str, bytes]) -> None:
-    """Put back bytes that a collection took between their first `store` and the commit of their rows."""
-    for sha256, data in blobs.items():
-        services.blobs.put(key_of(sha256), data)
 
 
 def accept_pending(services: Services, seconds: float = TASK_SECONDS) -> None:
@@ -224,47 +207,3 @@ def _finish(services: Services, job_id: str, catalog_id: int) -> None:
         if job.finished_at is None:
             failed = jobs.entry_counts(session, job_id)[EntryState.FAILED]
             jobs.finish(job, with_errors=failed > 0)
-
-
-def collect_orphans(services: Services) -> int:
-    """Delete bytes that nothing has referred to for the grace period; returns how many.
-
-    The blob goes while its orphan row is locked. An upload of the same bytes deletes that row in its own
-    transaction: it either comes first, and the row is not found here, or waits, and then finds the bytes gone
-    and stores them again (`_ensure_stored`).
-    """
-    collected = 0
-    while True:
-        with services.database.transaction() as session:
-            orphan = session.scalar(
-                select(OrphanBlob).where(OrphanBlob.since < now() - BLOB_GRACE).limit(1).with_for_update()
-            )
-            if orphan is None:
-                return collected
-            session.delete(orphan)
-            if not jobs.bytes_awaited(session, orphan.sha256):
-                for size in SIZES:
-                    services.blobs.delete(thumbnail_key(orphan.sha256, size))
-                services.blobs.delete(key_of(orphan.sha256))
-                collected += 1
-
-
-def thumbnail_key(sha256: str, size: int) -> str:
-    """Where the thumbnail of a picture is kept."""
-    return f"thumbnails/{size}/{sha256[:2]}/{sha256}.webp"
-
-
-def image_bytes(services: Services, image: Image) -> bytes:
-    """The stored bytes of an image."""
-    return services.blobs.get(key_of(image.sha256))
-
-
-def thumbnail(services: Services, image: Image, size: int) -> bytes:
-    """WebP thumbnail that fits `size` × `size`; drawn once, then kept."""
-    key = thumbnail_key(image.sha256, size)
-    try:
-        return services.blobs.get(key)
-    except NotFound:
-        drawn = services.decoder.thumbnail(image_bytes(services, image), size)
-        services.blobs.put(key, drawn)
-        return drawn

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown
 
-from services import embedding, ingest, reindex
+from services import content, embedding, ingest, reindex
 from services.config import load_settings
 from services.queue import ROUTES, Task, celery_app
 from services.wiring import Services, build
@@ -39,7 +39,7 @@ def purge() -> None:
     services().queue.taken(Task.PURGE)
     embedding.purge(services())
     reindex.drop_retired(services())
-    ingest.collect_orphans(services())
+    content.collect_orphans(services())
 
 
 @app.task(name=Task.IMPORTS.value)

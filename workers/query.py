@@ -7,7 +7,6 @@ the Redis list, drops what is past its deadline, encodes the rest together and a
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections import defaultdict
@@ -16,11 +15,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import redis
 
-from services.config import load_settings
 from services.encode_call import REQUESTS, Query, pack_answer
 from services.errors import AkinError
 from services.queue import ALIVE_SECONDS, alive_key
-from services.wiring import Services, build
+from services.wiring import Services
+from workers.process import run_process
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +79,5 @@ def _answer(services: Services, sha256: str, queries: Sequence[Query]) -> None:
         pipe.execute()
 
 
-def main() -> None:
-    """Run until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    services = build(load_settings())
-    run(services, stop)
-    services.close()
-
-
 if __name__ == "__main__":
-    main()
+    run_process(run)

@@ -6,16 +6,12 @@ worker, an emptied Redis or an ended lease left pending is found again within `w
 
 from __future__ import annotations
 
-import logging
-import signal
 import threading
 from collections.abc import Mapping
 
-from services.config import load_settings
 from services.queue import Task
-from services.wiring import Services, build
-
-logger = logging.getLogger(__name__)
+from services.wiring import Services
+from workers.process import run_process
 
 # In units of `wake_seconds`. Deletes wait for leases anyway, so theirs need not be asked for as often.
 EVERY: Mapping[Task, int] = {Task.EMBED: 1, Task.IMPORTS: 1, Task.FINISH: 1, Task.REINDEX: 1, Task.PURGE: 15}
@@ -32,16 +28,5 @@ def run(services: Services, stop: threading.Event) -> None:
         stop.wait(services.settings.wake_seconds)
 
 
-def main() -> None:
-    """Run until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    services = build(load_settings())
-    run(services, stop)
-    services.close()
-
-
 if __name__ == "__main__":
-    main()
+    run_process(run)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from flask import Response
 
-from services import ingest
+from services import content, ingest
 from services.api import present
 from services.api.contract import FORM, JSON, Call, Router
 from services.api.schemas import (
@@ -102,7 +102,7 @@ def get_thumbnail(call: Call[ThumbnailQuery, None], image_id: int) -> Response:
     """A small WebP of the picture."""
     with call.services.database.reading() as session:
         image = items.get_image(session, call.caller.catalog_id, image_id)
-    return _picture(ingest.thumbnail(call.services, image, call.query.size), "image/webp")
+    return _picture(content.thumbnail(call.services, image, call.query.size), "image/webp")
 
 
 @router.route(
@@ -123,7 +123,7 @@ def get_content(call: Call[ContentQuery, None], image_id: int) -> Response:
         raise Forbidden("original bytes need a key with the scope `ingest`", code="missing_scope")
     with call.services.database.reading() as session:
         image = items.get_image(session, call.caller.catalog_id, image_id)
-    data = ingest.image_bytes(call.services, image)
+    data = content.image_bytes(call.services, image)
     if call.query.original:
         return _picture(data, image.media_type)
     return _picture(*call.services.decoder.rendition(data))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from services import embedding, ingest, reindex
+from services import content, embedding, reindex
 from services.catalog import catalogs, indexes, ledger
 from services.catalog.database import now
 from services.catalog.models import Embedding, EmbeddingState, Image, IndexRow, IndexState, OrphanBlob
@@ -125,8 +125,8 @@ def test_a_deleted_picture_is_gone_at_once_and_everywhere_soon(either_akin: Akin
     assert vectors_in(akin, live(akin)) == 1
     with akin.services.database.transaction() as session:
         assert session.scalars(select(Image.id)).all() == [keep["image_id"]]
-        session.execute(update(OrphanBlob).values(since=now() - 2 * ingest.BLOB_GRACE))
-    assert ingest.collect_orphans(akin.services) == 1
+        session.execute(update(OrphanBlob).values(since=now() - 2 * content.GRACE))
+    assert content.collect_orphans(akin.services) == 1
     with pytest.raises(NotFound):
         akin.services.blobs.get(key_of(sha256))
 
@@ -137,11 +137,11 @@ def test_bytes_uploaded_again_are_kept_from_collection(akin: Akin) -> None:
     akin.call("DELETE", "/v1/items/first")
     embedding.purge(akin.services)
     with akin.services.database.transaction() as session:
-        session.execute(update(OrphanBlob).values(since=now() - 2 * ingest.BLOB_GRACE))
+        session.execute(update(OrphanBlob).values(since=now() - 2 * content.GRACE))
 
     again = akin.upload(picture(1), "second")
 
-    assert ingest.collect_orphans(akin.services) == 0
+    assert content.collect_orphans(akin.services) == 0
     akin.work()
     assert akin.get(again["links"]["self"])["state"] == "indexed"
 

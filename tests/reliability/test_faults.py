@@ -115,7 +115,7 @@ def test_kill_9_of_workers_and_of_the_whole_stack_in_the_middle_of_an_import(sou
                 running = RunState.read(tmp_path)
                 assert running is not None
                 os.kill(running.children[part].pid, signal.SIGKILL)
-            wait_until(lambda: indexed(tmp_path) >= 0.6 * len(files), "60% indexed", 180)
+            wait_until(lambda: indexed(tmp_path) >= 0.5 * len(files), "half indexed", 180)
         assert indexed(tmp_path) < len(files), "too quick for this test: kill earlier"
         os.kill(state.pid, signal.SIGKILL)  # akin up itself: every part of the stack dies
 

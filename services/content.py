@@ -1,0 +1,82 @@
+"""Bytes of pictures in the blob store: kept once by SHA-256, collected when nothing refers to them, and shown."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from services.catalog import jobs
+from services.catalog.database import now
+from services.catalog.models import Image, OrphanBlob
+from services.errors import NotFound
+from services.images.thumbnails import SIZES
+from services.storage.blobs import key_of
+from services.wiring import Services
+
+GRACE = timedelta(hours=1)
+
+
+def store(services: Services, data: bytes) -> str:
+    """Put bytes under their SHA-256, which is returned."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    services.blobs.put(key_of(sha256), data)
+    return sha256
+
+
+def ensure_stored(services: Services, blobs: Mapping[str, bytes]) -> None:
+    """Put back bytes that a collection took between their first `store` and the commit of their rows."""
+    for sha256, data in blobs.items():
+        services.blobs.put(key_of(sha256), data)
+
+
+def claim_orphans(session: Session, hashes: Collection[str]) -> None:
+    """Keep bytes that rows of this transaction refer to from collection; see `collect_orphans`."""
+    session.execute(delete(OrphanBlob).where(OrphanBlob.sha256.in_(hashes)))
+
+
+def collect_orphans(services: Services) -> int:
+    """Delete bytes that nothing has referred to for the grace period; returns how many.
+
+    The blob goes while its orphan row is locked. An upload of the same bytes deletes that row in its own
+    transaction: it either comes first, and the row is not found here, or waits, and then finds the bytes gone
+    and stores them again (`ensure_stored`).
+    """
+    collected = 0
+    while True:
+        with services.database.transaction() as session:
+            orphan = session.scalar(
+                select(OrphanBlob).where(OrphanBlob.since < now() - GRACE).limit(1).with_for_update()
+            )
+            if orphan is None:
+                return collected
+            session.delete(orphan)
+            if not jobs.bytes_awaited(session, orphan.sha256):
+                for size in SIZES:
+                    services.blobs.delete(_thumbnail_key(orphan.sha256, size))
+                services.blobs.delete(key_of(orphan.sha256))
+                collected += 1
+
+
+def _thumbnail_key(sha256: str, size: int) -> str:
+    """Where the thumbnail of a picture is kept."""
+    return f"thumbnails/{size}/{sha256[:2]}/{sha256}.webp"
+
+
+def image_bytes(services: Services, image: Image) -> bytes:
+    """The stored bytes of an image."""
+    return services.blobs.get(key_of(image.sha256))
+
+
+def thumbnail(services: Services, image: Image, size: int) -> bytes:
+    """WebP thumbnail that fits `size` × `size`; drawn once, then kept."""
+    key = _thumbnail_key(image.sha256, size)
+    try:
+        return services.blobs.get(key)
+    except NotFound:
+        drawn = services.decoder.thumbnail(image_bytes(services, image), size)
+        services.blobs.put(key, drawn)
+        return drawn
