@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 import migrations
@@ -75,7 +76,10 @@ def create_catalog(session: Session, name: str, encoder_ref: str) -> Catalog:
     encoder = encoders.by_ref(session, encoder_ref)
     catalog = Catalog(name=name)
     session.add(catalog)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:  # somebody else was quicker
+        raise Conflict(f"there is a catalog {name!r} already", code="catalog_exists") from error
     catalog.live_index_id = indexes.create(session, catalog.id, encoder.id, IndexState.LIVE, None).id
     session.flush()
     return catalog

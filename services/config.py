@@ -27,12 +27,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="AKIN_", frozen=True, extra="forbid")
 
     data_dir: Path = Field(Path(".akin"), description="where the embedded parts keep their files")
-    database_url: str | None = Field(None, description="SQLAlchemy URL of SQLite or PostgreSQL")
+    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL of SQLite or PostgreSQL")
     redis_url: SecretStr | None = Field(None, description="redis:// URL of the broker (maxmemory-policy noeviction)")
     milvus_uri: str | None = Field(None, description="http:// address of Milvus")
     milvus_token: SecretStr | None = Field(None, description="token or user:password of Milvus")
     storage_url: str | None = Field(None, description="file://, s3://, gs:// or az:// prefix for picture bytes")
     secret_key: SecretStr | None = Field(None, description="signs the browser's session cookie")
+
+    secure_cookie: bool = Field(False, description="send the session cookie over HTTPS only")
 
     host: str = Field("127.0.0.1", description="address that the API binds to")
     port: int = Field(8080, ge=1, le=65535, description="port of the API; `akin up` takes a free one if it is taken")
@@ -73,7 +75,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """URL of the metadata database; SQLite under data_dir unless configured."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'akin.db'}"
+        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.data_dir / 'akin.db'}"
 
     @property
     def storage(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from sqlalchemy import delete, select
@@ -18,6 +19,9 @@ from services.storage.blobs import key_of
 from services.wiring import Services
 
 GRACE = timedelta(hours=1)
+TASK_SECONDS = 20.0
+# Pictures may be large: a batch is read in pieces of about this size.
+PIECE_BYTES = 64 * 1024 * 1024
 
 
 def store(services: Services, data: bytes) -> str:
@@ -33,20 +37,41 @@ def ensure_stored(services: Services, blobs: Mapping[str, bytes]) -> None:
         services.blobs.put(key_of(sha256), data)
 
 
+def pieces(services: Services, hashes: Sequence[str]) -> Iterator[list[tuple[int, bytes | None]]]:
+    """The bytes of many pictures, a bounded amount at a time, each with its position; None where they are gone."""
+    piece: list[tuple[int, bytes | None]] = []
+    size = 0
+    for position, sha256 in enumerate(hashes):
+        try:
+            data = services.blobs.get(key_of(sha256))
+        except NotFound:
+            data = None
+        piece.append((position, data))
+        size += len(data or b"")
+        if size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
+
+
 def claim_orphans(session: Session, hashes: Collection[str]) -> None:
     """Keep bytes that rows of this transaction refer to from collection; see `collect_orphans`."""
     session.execute(delete(OrphanBlob).where(OrphanBlob.sha256.in_(hashes)))
 
 
-def collect_orphans(services: Services) -> int:
+def collect_orphans(services: Services, seconds: float = TASK_SECONDS) -> int:
     """Delete bytes that nothing has referred to for the grace period; returns how many.
+
+    What the time does not suffice for is left to the next run.
 
     The blob goes while its orphan row is locked. An upload of the same bytes deletes that row in its own
     transaction: it either comes first, and the row is not found here, or waits, and then finds the bytes gone
     and stores them again (`ensure_stored`).
     """
+    until = time.monotonic() + seconds
     collected = 0
-    while True:
+    while time.monotonic() < until:
         with services.database.transaction() as session:
             orphan = session.scalar(
                 select(OrphanBlob).where(OrphanBlob.since < now() - GRACE).limit(1).with_for_update()
@@ -59,6 +84,7 @@ def collect_orphans(services: Services) -> int:
                     services.blobs.delete(_thumbnail_key(orphan.sha256, size))
                 services.blobs.delete(key_of(orphan.sha256))
                 collected += 1
+    return collected
 
 
 def _thumbnail_key(sha256: str, size: int) -> str:

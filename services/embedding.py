@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services import content
 from services.catalog import indexes, jobs, ledger
 from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
+from services.catalog.models import IndexRow
 from services.encoders.manifest import Manifest
-from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
+from services.errors import AkinError, ImageReason, ImageRejected, NotFound, Unavailable
 from services.queue import Task
-from services.storage.blobs import key_of
 from services.wiring import Services
 
 logger = logging.getLogger(__name__)
 
 TASK_SECONDS = 20.0
+PURGE_AT_ONCE = 1000
 # The decoder may have failed for want of memory or time, not because of the picture: worth another try.
 RETRIED = (ImageReason.TIMEOUT, ImageReason.CRASHED)
 
@@ -77,8 +81,7 @@ def _give_back(services: Services, upcoming: Future[Batch | None] | None) -> Non
     # A preparation that failed gave its own rows back.
     batch = upcoming.result() if upcoming and upcoming.exception() is None else None
     if batch:
-        with services.database.transaction() as session:
-            ledger.release(session, batch.lease)
+        _release(services, batch.lease)
 
 
 def prepare(services: Services) -> Batch | None:
@@ -87,56 +90,91 @@ def prepare(services: Services) -> Batch | None:
     Raises:
         Unavailable: a part is away; the rows were given back.
     """
+    with services.database.reading() as session:
+        index_ids = ledger.indexes_with_work(session)
+    for index_id in index_ids:
+        while (claimed := _claim(services, index_id)) is not None:
+            lease, index = claimed
+            with _accounting(services, lease) as account:
+                manifest = Manifest.model_validate(index.encoder.manifest)
+                claims, pixels, rejected = _decode(services, manifest, lease.claims)
+            if not account.failed:
+                return Batch(
+                    lease, index.collection, index.encoder.sha256, index.encoder.dimension, claims, pixels, rejected
+                )
+    return None
+
+
+def _claim(services: Services, index_id: int) -> tuple[Lease, IndexRow] | None:
     settings = services.settings
-    lease = None
     with services.database.transaction() as session:
-        for index_id in ledger.indexes_with_work(session):
-            lease = ledger.claim(
-                session,
-                index_id,
-                limit=settings.embed_batch,
-                lease=timedelta(seconds=settings.lease_seconds),
-                max_attempts=settings.max_attempts,
-            )
-            if lease:
-                break
-        index = indexes.get(session, lease.index_id) if lease else None
-    if lease is None or index is None:
-        return None
+        index = indexes.get(session, index_id)
+        exhausted = ledger.recover(session, index_id, settings.max_attempts)
+        if exhausted:
+            jobs.settle(session, exhausted)
+        lease = ledger.claim(
+            session, index_id, limit=settings.embed_batch, lease=timedelta(seconds=settings.lease_seconds)
+        )
+    return (lease, index) if lease and index else None
+
+
+@dataclass
+class _Account:
+    """Whether a step with a batch failed for a reason of its own."""
+
+    failed: bool = False
+
+
+@contextmanager
+def _accounting(services: Services, lease: Lease) -> Iterator[_Account]:
+    """Give the rows of a lease back when a step with them fails.
+
+    A part that is away, or a stop of this process, costs them nothing. Anything else, such as damaged weights or
+    a device out of memory, costs an attempt and is recorded: such rows must end failed, not stop all others.
+    """
+    account = _Account()
     try:
-        manifest = Manifest.model_validate(index.encoder.manifest)
-        claims, pixels, rejected = _decode(services, manifest, lease.claims)
-    except BaseException:
+        yield account
+    except Exception as error:
+        if isinstance(error, Unavailable):
+            _release(services, lease)
+            raise
+        logger.exception("a batch of index %s failed", lease.index_id)
+        account.failed = True
+        code = error.code if isinstance(error, AkinError) else "embedding_failed"
         with services.database.transaction() as session:
-            ledger.release(session, lease)
+            for claim in lease.claims:
+                ledger.mark_for_retry(session, lease, claim.embedding_id, code, str(error) or type(error).__name__)
+    except BaseException:
+        _release(services, lease)
         raise
-    return Batch(
-        lease, index.collection, index.encoder.sha256, index.encoder.dimension, tuple(claims), pixels, tuple(rejected)
-    )
+
+
+def _release(services: Services, lease: Lease) -> None:
+    with services.database.transaction() as session:
+        ledger.release(session, lease)
 
 
 def _decode(
     services: Services, manifest: Manifest, claims: tuple[Claim, ...]
-) -> tuple[list[Claim], NDArray[np.uint8], list[tuple[Claim, ImageRejected]]]:
-    found: list[tuple[Claim, bytes]] = []
+) -> tuple[tuple[Claim, ...], NDArray[np.uint8], tuple[tuple[Claim, ImageRejected], ...]]:
+    gone = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
     rejected: list[tuple[Claim, ImageRejected]] = []
-    for claim in claims:
-        try:
-            found.append((claim, services.blobs.get(key_of(claim.sha256))))
-        except NotFound:
-            rejected.append((claim, ImageRejected(ImageReason.MISSING, "the stored bytes are gone")))
     good: list[Claim] = []
     arrays: list[NDArray[np.uint8]] = []
-    decoded = services.decoder.preprocess_many([data for _, data in found], manifest.preprocessing)
-    for (claim, _), outcome in zip(found, decoded, strict=True):
-        if isinstance(outcome, ImageRejected):
-            rejected.append((claim, outcome))
-        else:
-            good.append(claim)
-            arrays.append(outcome)
+    for piece in content.pieces(services, [claim.sha256 for claim in claims]):
+        rejected += [(claims[position], gone) for position, data in piece if data is None]
+        found = [(claims[position], data) for position, data in piece if data is not None]
+        decoded = services.decoder.preprocess_many([data for _, data in found], manifest.preprocessing)
+        for (claim, _), outcome in zip(found, decoded, strict=True):
+            if isinstance(outcome, ImageRejected):
+                rejected.append((claim, outcome))
+            else:
+                good.append(claim)
+                arrays.append(outcome)
     size = manifest.preprocessing.size
     pixels = np.stack(arrays) if arrays else np.empty((0, size, size, 3), np.uint8)
-    return good, pixels, rejected
+    return tuple(good), pixels, tuple(rejected)
 
 
 def write(services: Services, batch: Batch) -> int:
@@ -145,7 +183,7 @@ def write(services: Services, batch: Batch) -> int:
     Raises:
         Unavailable: Milvus or the database is away; the rows were given back.
     """
-    try:
+    with _accounting(services, batch.lease) as account:
         good, vectors, degenerate = _encode(services, batch)
         if now() > batch.lease.until:
             # Others may hold the rows by now; a write that ends after `ledger.WRITE_MARGIN` could outlive a delete.
@@ -154,10 +192,8 @@ def write(services: Services, batch: Batch) -> int:
         if good:
             services.vectors.create(batch.collection, batch.dimension)
             services.vectors.upsert(batch.collection, [claim.image_id for claim in good], vectors)
-    except BaseException:
-        with services.database.transaction() as session:
-            ledger.release(session, batch.lease)
-        raise
+    if account.failed:
+        return 0
     return _mark(services, batch, good, degenerate)
 
 
@@ -189,25 +225,30 @@ def _mark(services: Services, batch: Batch, good: list[Claim], degenerate: list[
     return len(marked)
 
 
-def purge(services: Services, limit: int = 1000) -> int:
+def purge(services: Services, seconds: float = TASK_SECONDS) -> int:
     """Delete vectors of deleted images, and their rows once Milvus proves them gone; returns how many.
+
+    What the time does not suffice for is left to the next run.
 
     Raises:
         Unavailable: Milvus or the database is away; nothing is forgotten that was not proven gone.
     """
+    until = time.monotonic() + seconds
     purged = 0
-    while True:
+    while time.monotonic() < until:
         with services.database.reading() as session:
-            deletion = ledger.deletable(session, limit)
+            deletion = ledger.deletable(session, PURGE_AT_ONCE)
         if deletion is None:
-            return purged
+            break
         try:
             services.vectors.delete(deletion.collection, deletion.image_ids)
             left = services.vectors.present(deletion.collection, deletion.image_ids, strong=True)
         except NotFound:
             left = set()  # never written to, or dropped with its index
         if left:
-            raise Unavailable(f"Milvus still holds {len(left)} deleted vectors", part="milvus")
+            logger.warning("Milvus still holds %d deleted vectors of %s", len(left), deletion.collection)
+            break
         with services.database.transaction() as session:
             ledger.forget(session, deletion)
         purged += len(deletion.image_ids)
+    return purged

@@ -96,7 +96,7 @@ class QueryEncoder:
                 raise Overloaded("too many searches are waiting")
             answer = self._redis.blpop([query.reply], timeout=self._deadline)
         except redis.RedisError as error:
-            raise Unavailable(f"Redis does not answer: {error}", part="redis") from error
+            raise Unavailable("Redis does not answer", part="redis") from error
         if answer is None:
             raise Unavailable("no query process encoded the picture in time", part="query")
         fields: dict[str, Any] = msgpack.unpackb(answer[1])

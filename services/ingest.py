@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -21,12 +22,12 @@ from services.catalog.items import ItemFields, Picture
 from services.catalog.models import EmbeddingState, EntryState, Job, JobEntry, JobState
 from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
 from services.queue import Task
-from services.storage.blobs import key_of
 from services.wiring import Services
 
 logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 64
+JOBS_AT_ONCE = 500
 TASK_SECONDS = 20.0
 
 
@@ -108,7 +109,8 @@ def accept_entries(services: Services) -> bool:
     The pictures are looked at outside of any transaction; an entry that another worker settled meanwhile is left.
     """
     with services.database.reading() as session:
-        job, entries = _next_entries(session)
+        job = jobs.next_import(session)
+        entries = jobs.pending_entries(session, job.id, ENTRIES_AT_ONCE) if job else []
     if job is None:
         return False
     looked = _inspect(services, entries)
@@ -121,29 +123,19 @@ def accept_entries(services: Services) -> bool:
     return True
 
 
-def _next_entries(session: Session) -> tuple[Job | None, Sequence[JobEntry]]:
-    for job in jobs.unfinished(session, jobs.IMPORT):
-        entries = jobs.pending_entries(session, job.id, ENTRIES_AT_ONCE)
-        if entries:
-            return job, entries
-    return None, []
-
-
 def _inspect(services: Services, entries: Sequence[JobEntry]) -> dict[int, Picture | ImageRejected]:
     looked: dict[int, Picture | ImageRejected] = {}
-    found: list[tuple[JobEntry, bytes]] = []
-    for entry in entries:
-        try:
-            found.append((entry, services.blobs.get(key_of(entry.sha256))))
-        except NotFound:
-            looked[entry.id] = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
-    for (entry, data), info in zip(found, services.decoder.inspect_many([data for _, data in found]), strict=True):
-        looked[entry.id] = (
-            info
-            if isinstance(info, ImageRejected)
-            else Picture(entry.sha256, info.format, info.media_type, info.width, info.height, len(data))
-        )
-    return looked
+    for piece in content.pieces(services, [entry.sha256 for entry in entries]):
+        found = [(entries[position], data) for position, data in piece if data is not None]
+        headers = services.decoder.inspect_many([data for _, data in found])
+        for (entry, data), info in zip(found, headers, strict=True):
+            looked[entry.id] = (
+                info
+                if isinstance(info, ImageRejected)
+                else Picture(entry.sha256, info.format, info.media_type, info.width, info.height, len(data))
+            )
+    gone = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
+    return {entry.id: looked.get(entry.id, gone) for entry in entries}
 
 
 def _settle_entries(
@@ -154,6 +146,7 @@ def _settle_entries(
         outcome = looked[entry.id]
         if isinstance(outcome, ImageRejected):
             entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, outcome.code, outcome.detail
+            ledger.note_orphans(session, [entry.sha256])
         else:
             good.append((entry, outcome))
     added = _add(session, catalog_id, [(ItemFields(**entry.item), picture) for entry, picture in good])
@@ -168,6 +161,7 @@ def _add(session: Session, catalog_id: int, wanted: Sequence[tuple[ItemFields, P
     item_pks = items.upsert(session, catalog_id, [fields for fields, _ in wanted])
     added = items.add_images(session, catalog_id, [(item_pks[fields.item_id], picture) for fields, picture in wanted])
     ledger.open_rows(session, [image_id for image_id, created in added if created], catalog_id)
+    ledger.retry_failed(session, [image_id for image_id, created in added if not created])
     return added
 
 
@@ -180,30 +174,25 @@ def _set_accepted(session: Session, entry: JobEntry, image_id: int, created: boo
 
 def finish_imports(services: Services) -> None:
     """Finish imports whose every entry is settled, once a search is sure to see their vectors."""
-    with services.database.transaction() as session:
-        jobs.settle(session)
-        ready = []
-        for job in jobs.unfinished(session, jobs.IMPORT):
-            counts = jobs.entry_counts(session, job.id)
-            if not counts[EntryState.PENDING] and not counts[EntryState.ACCEPTED]:
-                ready.append((job.id, job.catalog_id))
-    for job_id, catalog_id in ready:
-        _finish(services, job_id, catalog_id)
-
-
-def _finish(services: Services, job_id: str, catalog_id: int) -> None:
     with services.database.reading() as session:
-        collection = catalogs.live_index(session, catalog_id).collection
-        indexed = jobs.entry_counts(session, job_id)[EntryState.INDEXED]
-    if indexed:
+        settled: dict[int, list[str]] = defaultdict(list)
+        for job in jobs.settled_imports(session, JOBS_AT_ONCE):
+            settled[job.catalog_id].append(job.id)
+        collections = {catalog_id: catalogs.live_index(session, catalog_id).collection for catalog_id in settled}
+    for catalog_id, job_ids in settled.items():
         # What Milvus acknowledged may not be visible to a search yet; after one Strong query it is.
         try:
-            services.vectors.barrier(collection)
-        except (NotFound, Unavailable) as error:
-            logger.warning("job %s waits for its barrier: %s", job_id, error)
-            return
+            services.vectors.barrier(collections[catalog_id])
+        except NotFound:
+            pass  # no picture was ever embedded: the imports only had failures
+        except Unavailable as error:
+            logger.warning("%d imports wait for their barrier: %s", len(job_ids), error)
+            continue
+        with services.database.transaction() as session:
+            jobs.finish_imports(session, job_ids)
+
+
+def settle_stragglers(services: Services) -> None:
+    """Settle entries that the ledger loop did not, for example of images that were deleted while they waited."""
     with services.database.transaction() as session:
-        job = jobs.get(session, job_id)
-        if job.finished_at is None:
-            failed = jobs.entry_counts(session, job_id)[EntryState.FAILED]
-            jobs.finish(job, with_errors=failed > 0)
+        jobs.settle(session)

@@ -32,6 +32,7 @@ class Task(StrEnum):
     IMPORTS = "akin.imports"
     FINISH = "akin.finish"
     REINDEX = "akin.reindex"
+    SWEEP = "akin.sweep"
     PURGE = "akin.purge"
 
 
@@ -42,6 +43,7 @@ ROUTES = {
     Task.IMPORTS: "imports",
     Task.FINISH: "maintenance",
     Task.REINDEX: "maintenance",
+    Task.SWEEP: "maintenance",
 }
 
 

@@ -22,6 +22,7 @@ from services.wiring import Services
 logger = logging.getLogger(__name__)
 
 BACKFILL_AT_ONCE = 2000
+CLEAR_AT_ONCE = 2000
 TASK_SECONDS = 20.0
 
 
@@ -32,13 +33,14 @@ def start(services: Services, catalog_id: int, encoder_ref: str) -> str:
         NotFound: no such encoder is registered.
         Conflict: a reindex is running, or the live index has this encoder.
     """
+    with services.database.reading() as session:
+        _, images = catalogs.sizes(session, catalog_id)
     try:
         with services.database.transaction() as session:
             catalog = catalogs.lock_exclusive(session, catalog_id)
             encoder = encoders.by_ref(session, encoder_ref)
             if catalogs.live_index(session, catalog_id).encoder_id == encoder.id:
                 raise Conflict(f"the live index has the encoder {encoder.ref} already", code="reindex_same_encoder")
-            _, images = catalogs.sizes(session, catalog_id)
             job = Job(catalog_id=catalog.id, kind=jobs.REINDEX, total=images, result={"encoder": encoder.ref})
             session.add(job)
             session.flush()
@@ -76,13 +78,25 @@ def _backfill(services: Services, index_id: int) -> bool:
 def _activate_if_complete(services: Services, index_id: int) -> None:
     with services.database.reading() as session:
         index = indexes.get(session, index_id)
-        if index is None or index.state != IndexState.BUILDING or _unfinished_rows(session, index_id):
+        if index is None or index.state != IndexState.BUILDING or not ledger.is_complete(session, index_id):
             return
+        # Looked for without the lock first: it takes long, and almost always finds nothing.
+        gap = indexes.missing(session, index)
         has_vectors = ledger.counts(session, index_id)[EmbeddingState.INDEXED] > 0
+    if gap is not None:
+        _backfill_from(services, index_id, gap)
+        return
     if has_vectors:
         # A search right after the switch must see every vector that Milvus has acknowledged.
         services.vectors.barrier(index.collection)
     activate(services, index_id)
+
+
+def _backfill_from(services: Services, index_id: int, image_id: int) -> None:
+    with services.database.transaction() as session:
+        index = indexes.get(session, index_id)
+        if index is not None:
+            index.backfilled_to = image_id - 1
 
 
 def activate(services: Services, index_id: int) -> bool:
@@ -97,7 +111,7 @@ def activate(services: Services, index_id: int) -> bool:
             return False
         catalog = catalogs.lock_exclusive(session, index.catalog_id)
         session.refresh(index)
-        if index.state != IndexState.BUILDING or _unfinished_rows(session, index_id):
+        if index.state != IndexState.BUILDING or not ledger.is_complete(session, index_id):
             return False
         gap = indexes.missing(session, index)
         if gap is not None:
@@ -111,30 +125,28 @@ def _switch_or_fail(session: Session, catalog: Catalog, index: IndexRow) -> None
     assert index.job_id is not None and catalog.live_index_id is not None
     job = jobs.get(session, index.job_id)
     lost = indexes.newly_failed(session, index, catalog.live_index_id)
+    counts = ledger.counts(session, index.id)
+    indexed, failed = counts[EmbeddingState.INDEXED], counts[EmbeddingState.FAILED]
+    job.total = indexed + failed  # uploads since the start included
+    job.result = {**job.result, "index": index.id, "indexed": indexed, "failed": failed}
     if lost:
         index.state = IndexState.FAILED
         jobs.fail(job, "reindex_incomplete", f"{lost} searchable pictures failed with the new encoder; nothing changed")
         return
-    counts = ledger.counts(session, index.id)
     indexes.switch(session, catalog, index)
     jobs.settle(session)
-    indexed, failed = counts[EmbeddingState.INDEXED], counts[EmbeddingState.FAILED]
-    job.total = indexed + failed  # uploads since the start included
-    job.result = {**job.result, "index": index.id, "indexed": indexed, "failed": failed}
     jobs.finish(job, with_errors=failed > 0)
 
 
-def _unfinished_rows(session: Session, index_id: int) -> int:
-    counts = ledger.counts(session, index_id)
-    return counts[EmbeddingState.PENDING] + counts[EmbeddingState.LEASED]
-
-
-def drop_retired(services: Services, limit: int = 2000) -> None:
+def drop_retired(services: Services, seconds: float = TASK_SECONDS) -> None:
     """Drop collections and ledger rows of indexes that are retired or failed and that no worker holds rows of.
+
+    What the time does not suffice for is left to the next run.
 
     Raises:
         Unavailable: Milvus is away; tried again by the next run.
     """
+    until = time.monotonic() + seconds
     with services.database.reading() as session:
         cast_off = [
             (index.id, index.collection)
@@ -144,8 +156,10 @@ def drop_retired(services: Services, limit: int = 2000) -> None:
     for index_id, collection in cast_off:
         while True:
             with services.database.transaction() as session:
-                if not ledger.clear_index(session, index_id, limit):
+                if not ledger.clear_index(session, index_id, CLEAR_AT_ONCE):
                     break
+            if time.monotonic() > until:
+                return
         try:
             services.vectors.drop(collection)
         except NotFound:

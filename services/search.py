@@ -18,6 +18,8 @@ from services.wiring import Services
 
 # Milvus answers at most this many at a time.
 DEEPEST = 16_384
+# Of an item with more pictures the oldest ones are searched with.
+MOST_QUERIES = 16
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ def similar_items(services: Services, catalog_id: int, item_id: str, *, limit: i
     began = time.perf_counter()
     with services.database.reading() as session:
         item = items.get(session, catalog_id, item_id)
-        own = [image.id for image in items.images_of(session, item.id)]
+        own = items.image_ids_of(session, item.id)
         index = catalogs.live_index(session, catalog_id)
-    vectors = _known_vectors(services, index, own)
+    vectors = _known_vectors(services, index, own[:MOST_QUERIES])
     matches = _rank(services, catalog_id, index, vectors, limit=limit, min_score=min_score, exclude=frozenset(own))
     return Answer(matches, index, _since(began))
 
@@ -102,23 +104,21 @@ def _rank(
     """The `limit` best living images over all query vectors, widening the search where SQL drops hits."""
     if not len(vectors):
         return []
-    depth = min(DEEPEST, limit + len(exclude))
+    depth = limit + min(len(exclude), MOST_QUERIES)
     while True:
-        hits, exhausted = _candidates(services, index, vectors, depth)
-        # A score below the bound ends the list: what follows is worse.
-        wanted = [hit for hit in hits if hit.score >= min_score and hit.id not in exclude]
+        hits, complete = _candidates(services, index, vectors, depth, min_score)
+        wanted = [hit for hit in hits if hit.id not in exclude]
         alive = _load(services, catalog_id, [hit.id for hit in wanted])
         living = [hit for hit in wanted if hit.id in alive][:limit]
-        cut = len(wanted) + len(exclude) < len(hits)
-        if len(living) == limit or exhausted or cut or depth == DEEPEST:
+        if len(living) == limit or complete or depth == DEEPEST:
             return [Match(rank, hit.score, alive[hit.id]) for rank, hit in enumerate(living, start=1)]
         depth = min(DEEPEST, depth * 4)
 
 
 def _candidates(
-    services: Services, index: IndexRow, vectors: NDArray[np.float32], depth: int
+    services: Services, index: IndexRow, vectors: NDArray[np.float32], depth: int, min_score: float
 ) -> tuple[list[Hit], bool]:
-    """Best score of each image over all query vectors, best first; whether there is nothing beyond them."""
+    """Best score of each image over all query vectors, best first; whether no further one can reach `min_score`."""
     try:
         found = services.vectors.search(index.collection, vectors, depth)
     except NotFound:  # no picture was ever embedded
@@ -128,8 +128,8 @@ def _candidates(
         for hit in hits:
             best[hit.id] = max(hit.score, best.get(hit.id, -1.0))
     key: Callable[[Hit], tuple[float, int]] = lambda hit: (-hit.score, hit.id)  # noqa: E731
-    ranked = sorted((Hit(image_id, score) for image_id, score in best.items()), key=key)
-    return ranked, all(len(hits) < depth for hits in found)
+    ranked = sorted((Hit(image_id, score) for image_id, score in best.items() if score >= min_score), key=key)
+    return ranked, all(len(hits) < depth or hits[-1].score < min_score for hits in found)
 
 
 def _load(services: Services, catalog_id: int, image_ids: Sequence[int]) -> dict[int, Image]:

@@ -70,13 +70,23 @@ class Services:
     def decoder(self) -> DecodePool:
         """Killable processes that decode."""
         return DecodePool(
-            self.settings.decode_processes, self.settings.decode_timeout, self.settings.decode_memory, self.limits
+            self.settings.decode_processes,
+            self.settings.decode_timeout,
+            self.settings.decode_memory,
+            self.limits,
+            patience=self.settings.query_deadline,
         )
 
     @cached_property
     def encoders(self) -> EncoderRegistry:
         """Registered encoders; loads torch when one is first asked to encode."""
         return EncoderRegistry(self.database, self.blobs, self.settings.device)
+
+    def make_all(self) -> None:
+        """Make every part now, in a process whose threads could otherwise make one twice. Still nothing connects."""
+        for name, member in vars(type(self)).items():
+            if isinstance(member, cached_property) and name != "encoders":
+                getattr(self, name)
 
     def close(self) -> None:
         """Stop what was started."""

@@ -56,6 +56,13 @@ def finish() -> None:
     ingest.finish_imports(services())
 
 
+@app.task(name=Task.SWEEP.value)
+def sweep() -> None:
+    """Settle what the ledger loop left."""
+    services().queue.taken(Task.SWEEP)
+    ingest.settle_stragglers(services())
+
+
 @app.task(name=Task.REINDEX.value)
 def advance_reindex() -> None:
     """Move building indexes on."""

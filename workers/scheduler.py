@@ -13,8 +13,15 @@ from services.queue import Task
 from services.wiring import Services
 from workers.process import run_process
 
-# In units of `wake_seconds`. Deletes wait for leases anyway, so theirs need not be asked for as often.
-EVERY: Mapping[Task, int] = {Task.EMBED: 1, Task.IMPORTS: 1, Task.FINISH: 1, Task.REINDEX: 1, Task.PURGE: 15}
+# In units of `wake_seconds`. Deletes wait for leases anyway, and stragglers are rare.
+EVERY: Mapping[Task, int] = {
+    Task.EMBED: 1,
+    Task.IMPORTS: 1,
+    Task.FINISH: 1,
+    Task.REINDEX: 1,
+    Task.PURGE: 15,
+    Task.SWEEP: 15,
+}
 
 
 def run(services: Services, stop: threading.Event) -> None:

@@ -81,8 +81,15 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["catalog_id"], ["catalogs.id"], name=op.f("fk_jobs_catalog_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
-    op.create_index("ix_jobs_state", "jobs", ["state"], unique=False)
-
+    op.create_index("ix_jobs_catalog_id_created_at", "jobs", ["catalog_id", "created_at"], unique=False)
+    op.create_index(
+        "ix_jobs_unfinished",
+        "jobs",
+        ["kind", "created_at"],
+        unique=False,
+        sqlite_where=sa.text("finished_at IS NULL"),
+        postgresql_where=sa.text("finished_at IS NULL"),
+    )
     op.create_table(
         "keys",
         sa.Column("id", BIG_ID, nullable=False),
@@ -116,7 +123,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_images")),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_images_catalog_id_id", "images", ["catalog_id", "id"], unique=False)
+    op.create_index("ix_images_item_pk", "images", ["item_pk"], unique=False)
+    op.create_index(
+        "ix_images_living",
+        "images",
+        ["catalog_id", "id"],
+        unique=False,
+        sqlite_where=sa.text("deleted_at IS NULL"),
+        postgresql_where=sa.text("deleted_at IS NULL"),
+    )
     op.create_index("ix_images_sha256", "images", ["sha256"], unique=False)
     op.create_index(
         "uq_images_item_sha256",
@@ -177,6 +192,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'accepted'"),
         postgresql_where=sa.text("state = 'accepted'"),
     )
+    op.create_index(
+        "ix_job_entries_waiting",
+        "job_entries",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'pending'"),
+        postgresql_where=sa.text("state = 'pending'"),
+    )
     op.create_index("ix_job_entries_job_id_state_id", "job_entries", ["job_id", "state", "id"], unique=False)
     op.create_index(
         "ix_job_entries_pending",
@@ -222,26 +245,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     if op.get_bind().dialect.name != "sqlite":
         op.drop_constraint("fk_catalogs_live_index_id", "catalogs", type_="foreignkey")
-    op.drop_index("ix_embeddings_work", table_name="embeddings")
-    op.drop_index("ix_embeddings_deleting", table_name="embeddings")
-
     op.drop_table("embeddings")
-    op.drop_index("ix_job_entries_pending", table_name="job_entries")
-    op.drop_index("ix_job_entries_job_id_state_id", table_name="job_entries")
-    op.drop_index("ix_job_entries_accepted", table_name="job_entries")
-
     op.drop_table("job_entries")
-    op.drop_index("uq_indexes_building", table_name="indexes")
-
     op.drop_table("indexes")
-    op.drop_index("uq_images_item_sha256", table_name="images")
-    op.drop_index("ix_images_sha256", table_name="images")
-    op.drop_index("ix_images_catalog_id_id", table_name="images")
-
     op.drop_table("images")
     op.drop_table("keys")
-    op.drop_index("ix_jobs_state", table_name="jobs")
-
     op.drop_table("jobs")
     op.drop_table("items")
     op.drop_table("orphan_blobs")

@@ -11,7 +11,7 @@ from flask import Flask, Response
 from werkzeug.routing import IntegerConverter, Map
 
 from services.api import admin, errors, health, images, imports, items, openapi, pages, search
-from services.api.contract import check_request
+from services.api.contract import check_address
 from services.config import MEGABYTE, Settings
 from services.wiring import Services
 
@@ -36,8 +36,14 @@ class Id64(IntegerConverter):
 
 
 def create_app(services: Services) -> Flask:
-    """The application over these services."""
+    """The application over these services.
+
+    Raises:
+        ConfigurationError: Redis or Milvus have no address.
+    """
     settings = services.settings
+    # Said now instead of by the first request that needs one.
+    _ = settings.redis, settings.milvus
     app = Flask("services.api")
     app.url_map.converters["id64"] = Id64
     app.config.update(
@@ -45,7 +51,9 @@ def create_app(services: Services) -> Flask:
         SESSION_COOKIE_NAME="akin",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
-        MAX_CONTENT_LENGTH=settings.max_request_bytes,
+        # One picture in base64 and its item; routes for more say so.
+        MAX_CONTENT_LENGTH=settings.max_image_bytes * 4 // 3 + MEGABYTE,
+        SESSION_COOKIE_SECURE=settings.secure_cookie,
         MAX_FORM_MEMORY_SIZE=MAX_FORM_TEXT,
         # One more than may be, so that our own message says what the limit is.
         MAX_FORM_PARTS=settings.max_import_files + 10,
@@ -53,7 +61,7 @@ def create_app(services: Services) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["akin"] = services
     errors.install(app)
-    app.before_request(lambda: check_request(settings.max_request_bytes))
+    app.before_request(check_address)
     app.after_request(_harden)
     for router in ROUTERS:
         app.register_blueprint(router.blueprint)

@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import FileStorage
-from werkzeug.exceptions import BadRequest
 
 from services.api.auth import Caller, authenticate
 from services.api.errors import invalid
+from services.api.schemas import NoQuery, parse_json
 from services.catalog.keys import Scope
-from services.errors import AkinError, InvalidRequest, TooLarge
+from services.errors import AkinError, InvalidRequest
 from services.wiring import Services
 
 QueryT = TypeVar("QueryT", bound=BaseModel | None)
@@ -75,6 +75,7 @@ class Router:
         body: type[BaseModel] | None = None,
         accepts: tuple[str, ...] = (JSON,),
         files: tuple[str, ...] = (),
+        bulk: bool = False,
         status: HTTPStatus = HTTPStatus.OK,
         returns: type[BaseModel] | None = None,
         media_types: tuple[str, ...] = (),
@@ -84,6 +85,7 @@ class Router:
 
         Args:
             files: members of `body` that are files of a form.
+            bulk: the body may be as large as AKIN_MAX_REQUEST_BYTES, instead of about one picture.
             returns: the answer's type; without it and without `media_types` the answer is empty.
             media_types: what the function's own Response may contain instead of JSON.
             errors: beyond those that every route can raise.
@@ -102,11 +104,14 @@ class Router:
             def view(**path_arguments: Any) -> Response:
                 services: Services = current_app.extensions["akin"]
                 caller = authenticate(services, request, scope)
+                if bulk:
+                    request.max_content_length = services.settings.max_request_bytes
+                checked = _checked(query or NoQuery, request.args.to_dict(), ignore="catalog")
                 sent, attached = _body(accepts, files) if body else ({}, ())
                 call = Call(
                     services,
                     caller,
-                    _checked(query, request.args.to_dict(), ignore="catalog") if query else None,
+                    checked if query else None,
                     _checked(body, sent) if body else None,
                     attached,
                 )
@@ -123,10 +128,7 @@ def _body(accepts: tuple[str, ...], files: tuple[str, ...]) -> tuple[Any, tuple[
     if request.mimetype not in accepts:
         raise InvalidRequest(f"send {' or '.join(accepts)}, not {request.mimetype or 'a body without a type'}")
     if request.mimetype == JSON:
-        try:
-            return request.get_json(), ()
-        except BadRequest as error:
-            raise InvalidRequest("the body is not valid JSON", code="invalid_json") from error
+        return json_body(), ()
     sent: dict[str, Any] = {}
     for name, values in request.form.lists():
         if len(values) > 1:
@@ -138,6 +140,18 @@ def _body(accepts: tuple[str, ...], files: tuple[str, ...]) -> tuple[Any, tuple[
         # A text member, such as a manifest, may be sent as a file.
         sent[name] = [part.read() for part in parts] if name == "files" else _single(name, parts, name in files)
     return sent, tuple(attached)
+
+
+def json_body() -> object:
+    """The request's body as Python values.
+
+    Raises:
+        InvalidRequest: it is not JSON.
+    """
+    try:
+        return parse_json(request.get_data(cache=False))
+    except ValueError as error:
+        raise InvalidRequest(f"the body {error}", code="invalid_json") from error
 
 
 def _single(name: str, parts: list[FileStorage], binary: bool) -> bytes | str:
@@ -169,14 +183,11 @@ def _answer(result: Any, status: HTTPStatus) -> Response:
     return response
 
 
-def check_request(limit: int) -> None:
-    """Refuse what no route could use, before anything is read.
+def check_address() -> None:
+    """Refuse an address with a NUL character, which PostgreSQL cannot even compare with.
 
     Raises:
-        TooLarge: Content-Length is over the limit.
-        InvalidRequest: the address has a NUL character, which PostgreSQL cannot even compare with.
+        InvalidRequest: it has one.
     """
     if "\x00" in request.path or any("\x00" in value for value in request.args.values()):
         raise InvalidRequest("the address must not contain NUL characters")
-    if request.content_length is not None and request.content_length > limit:
-        raise TooLarge(f"a request may have {limit} bytes, this one has {request.content_length}")

@@ -35,7 +35,7 @@ STATUS: dict[type[AkinError], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     EncoderError: HTTPStatus.CONFLICT,
-    Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 RETRY_AFTER = 2
@@ -73,15 +73,16 @@ def from_akin(error: AkinError) -> Response:
     response = problem(status, error.code, error.detail, **error.facts)
     if status is HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="akin"'
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        logger.warning("%s: %s", error.code, error.detail)
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        logger.warning("%s: %s", error.code, error.__cause__ or error.detail)
         response.headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_AFTER))
     return response
 
 
 def _from_http(error: HTTPException) -> Response:
     status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-    response = problem(status, status.name.lower(), error.description or status.phrase)
+    code = TooLarge.code if status is STATUS[TooLarge] else status.name.lower()
+    response = problem(status, code, error.description or status.phrase)
     for name, value in error.get_headers():
         if name not in ("Content-Type", "Content-Length"):
             response.headers[name] = value

@@ -19,7 +19,7 @@ from services.api.schemas import (
     Page,
     ThumbnailQuery,
 )
-from services.catalog import catalogs, items, ledger
+from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
 from services.errors import Forbidden, ImageRejected
@@ -86,8 +86,7 @@ def delete_image(call: Call[None, None], image_id: int) -> None:
     """Delete a picture: gone from searches at once, from the vector store and the blobs soon after."""
     with call.services.database.transaction() as session:
         catalogs.lock_shared(session, call.caller.catalog_id)
-        image = items.get_image(session, call.caller.catalog_id, image_id)
-        ledger.delete_images(session, [image.id])
+        items.remove_image(session, call.caller.catalog_id, image_id)
 
 
 @router.route(

@@ -5,10 +5,22 @@ from __future__ import annotations
 from http import HTTPStatus
 from pathlib import PurePosixPath
 
+from pydantic import TypeAdapter, ValidationError
+
 from services import ingest
 from services.api import present
 from services.api.contract import FORM, Call, Router
-from services.api.schemas import EntryError, EntryMeta, ImportUpload, JobList, JobListQuery, JobOut, Page, PageQuery
+from services.api.schemas import (
+    EntryError,
+    EntryMeta,
+    ImportUpload,
+    ItemId,
+    JobList,
+    JobListQuery,
+    JobOut,
+    Page,
+    PageQuery,
+)
 from services.catalog import jobs
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
@@ -27,6 +39,7 @@ UNNAMED = "file"
     body=ImportUpload,
     accepts=(FORM,),
     files=("files",),
+    bulk=True,
     status=HTTPStatus.ACCEPTED,
     returns=JobOut,
 )
@@ -56,8 +69,13 @@ def _fields(name: str, meta: EntryMeta) -> ItemFields:
 def _item_id(name: str) -> str:
     """The file's name without its extension, with its folders, as an id that addresses can hold."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
-    item_id = str(PurePosixPath(*parts).with_suffix("")) if parts else UNNAMED
-    return (f"{item_id}-" if item_id.endswith("/similar") else item_id)[-512:].lstrip("/")
+    item_id = str(PurePosixPath(*parts).with_suffix(""))[-511:] if parts else UNNAMED
+    if item_id.endswith("/similar"):  # which an address would take for the route of that name
+        item_id += "-"
+    try:
+        return TypeAdapter(ItemId).validate_python(item_id)
+    except ValidationError:
+        return UNNAMED
 
 
 @router.route("GET", "/v1/jobs", scope=Scope.INGEST, query=JobListQuery, returns=JobList)

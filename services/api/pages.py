@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from werkzeug.wrappers import Response as BaseResponse
 
 from services.api.auth import SESSION_KEY
+from services.api.contract import json_body
 from services.api.errors import STATUS, invalid
 from services.api.schemas import SessionCreate
 from services.catalog import keys
@@ -27,6 +28,8 @@ from services.errors import (
 from services.wiring import Services
 
 blueprint = Blueprint("pages", __name__)
+
+MAX_SIGN_IN = 4096
 
 # Codes that are narrower than their class's own.
 SPECIFIC_CODES: Final[dict[str, tuple[type[AkinError], str]]] = {
@@ -118,8 +121,9 @@ def signin_page() -> str:
 def sign_in() -> Response:
     """Exchange a key for a session cookie. The cookie holds the key's id, so revoking the key ends it."""
     services: Services = current_app.extensions["akin"]
+    request.max_content_length = MAX_SIGN_IN  # nobody has shown a key yet
     try:
-        sent = SessionCreate.model_validate(request.get_json(silent=True))
+        sent = SessionCreate.model_validate(json_body())
     except ValidationError as error:
         raise invalid(error) from error
     with services.database.reading() as database:

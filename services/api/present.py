@@ -21,11 +21,11 @@ from services.api.schemas import (
 )
 from services.catalog import catalogs, indexes, items, jobs, ledger
 from services.catalog.database import now
-from services.catalog.models import Catalog, EmbeddingState, EntryState, Image, IndexRow, Item, Job, JobEntry, JobState
+from services.catalog.models import Catalog, EmbeddingState, EntryState, Image, IndexRow, Item, Job, JobEntry
 from services.search import Answer
 
 FIRST_ERRORS = 10
-FINISHED = (JobState.FINISHED, JobState.FINISHED_WITH_ERRORS)
+MOST_IMAGES = 100
 
 
 def item(row: Item) -> ItemOut:
@@ -44,7 +44,7 @@ def item(row: Item) -> ItemOut:
 
 def item_detail(session: Session, row: Item) -> ItemDetail:
     """An item with its pictures."""
-    pictures = [_image(picture, row) for picture in items.images_of(session, row.id)]
+    pictures = [_image(picture, row) for picture in items.images_of(session, row.id, MOST_IMAGES)]
     return ItemDetail(**item(row).model_dump(), images=pictures)
 
 
@@ -98,13 +98,14 @@ def job(session: Session, row: Job) -> JobOut:
         _import_counts(session, row) if row.kind == jobs.IMPORT else _reindex_counts(session, row)
     )
     done = indexed + unchanged + failed
+    total = max(row.total, pending + accepted + done)  # a reindex grows by the uploads meanwhile
     elapsed = ((row.finished_at or now()) - row.started_at).total_seconds() if row.started_at else 0.0
     rate = done / elapsed if elapsed > 0 and done else None
     return JobOut(
         id=row.id,
         kind=row.kind,
         state=row.state,
-        total=row.total,
+        total=total,
         done=done,
         pending=pending,
         accepted=accepted,
@@ -112,7 +113,7 @@ def job(session: Session, row: Job) -> JobOut:
         unchanged=unchanged,
         failed=failed,
         rate=rate,
-        eta_seconds=(row.total - done) / rate if rate and row.finished_at is None else None,
+        eta_seconds=(total - done) / rate if rate and row.finished_at is None else None,
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
@@ -135,7 +136,7 @@ def _import_counts(session: Session, row: Job) -> tuple[int, int, int, int, int]
 
 
 def _reindex_counts(session: Session, row: Job) -> tuple[int, int, int, int, int]:
-    if row.state in FINISHED:  # the rows go when the index is retired
+    if row.finished_at is not None:  # the rows go when the index is retired
         return 0, 0, row.result["indexed"], 0, row.result["failed"]
     counts = reindex.progress(session, row)
     waiting = counts.get(EmbeddingState.PENDING, 0) + counts.get(EmbeddingState.LEASED, 0)

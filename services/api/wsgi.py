@@ -8,5 +8,6 @@ from services.wiring import build
 
 services = build(load_settings())
 app = create_app(services)
+services.make_all()
 # In each process of the server, beside its first requests.
 threading.Thread(target=services.decoder.warm_up, name="warm-up", daemon=True).start()

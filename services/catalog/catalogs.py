@@ -11,6 +11,8 @@ from services.catalog.models import Catalog, Image, IndexRow, Item
 from services.errors import NotFound
 
 DEFAULT = "default"
+# First key of the advisory locks, which all of a PostgreSQL database shares; the second is the catalog.
+LOCK_SPACE = 0x616B
 
 
 def by_name(session: Session, name: str) -> Catalog:
@@ -32,15 +34,20 @@ def all_of(session: Session, only: int | None) -> Sequence[Catalog]:
 
 
 def lock_shared(session: Session, catalog_id: int) -> None:
-    """Keep indexes from starting or going live until this transaction ends (uploads hold this)."""
-    session.execute(select(Catalog.id).where(Catalog.id == catalog_id).with_for_update(read=True))
+    """Keep indexes from starting or going live until this transaction ends (uploads hold this).
+
+    On PostgreSQL an advisory lock, which is given in the order of asking: with row locks a steady stream of
+    uploads would keep a switch waiting for ever. On SQLite the transaction is the only writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock_shared(LOCK_SPACE, catalog_id)))
 
 
 def lock_exclusive(session: Session, catalog_id: int) -> Catalog:
     """Wait for uploads in flight and keep new ones out until this transaction ends (switches hold this)."""
-    return session.scalars(
-        select(Catalog).where(Catalog.id == catalog_id).with_for_update().execution_options(populate_existing=True)
-    ).one()
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(LOCK_SPACE, catalog_id)))
+    return session.get_one(Catalog, catalog_id, populate_existing=True)
 
 
 def live_index(session: Session, catalog_id: int) -> IndexRow:

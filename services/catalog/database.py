@@ -10,11 +10,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from services.errors import Unavailable
 
 BUSY_SECONDS = 30
+# Values stay out of logged errors; threads beyond the pool get connections of their own for a while.
+_POOL: dict[str, Any] = {"hide_parameters": True, "pool_size": 10, "max_overflow": 30}
 
 
 def now() -> datetime:
@@ -74,15 +77,13 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise Unavailable(f"the database does not answer: {_reason(error)}") from error
+        raise Unavailable("the database does not answer", part="database") from error
+    except PoolTimeout as error:
+        raise Unavailable("every connection to the database is in use", part="database") from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise Unavailable(f"the database closed the connection: {_reason(error)}") from error
+            raise Unavailable("the database closed the connection", part="database") from error
         raise
-
-
-def _reason(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0] if error.orig else "unknown"
 
 
 def _engine(url: str) -> Engine:
@@ -90,12 +91,12 @@ def _engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS}, **_POOL)
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     # A connection that died while idle is replaced instead of failing the first request after a restart.
-    return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5}, **_POOL)
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:

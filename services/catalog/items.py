@@ -106,6 +106,19 @@ def remove(session: Session, catalog_id: int, item_id: str) -> int:
     return images
 
 
+def remove_image(session: Session, catalog_id: int, image_id: int) -> None:
+    """Tombstone an image.
+
+    Its item is locked first, as `upsert` does: an upload of the same bytes comes before or after, not between.
+
+    Raises:
+        NotFound: this catalog has none.
+    """
+    image = get_image(session, catalog_id, image_id)
+    session.execute(select(Item.id).where(Item.id == image.item_pk).with_for_update())
+    ledger.delete_images(session, [image.id])
+
+
 def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Picture]]) -> list[tuple[int, bool]]:
     """Attach pictures to items, given by primary key, unless they have these very bytes.
 
@@ -161,9 +174,14 @@ def get_image(session: Session, catalog_id: int, image_id: int) -> Image:
     return image
 
 
-def images_of(session: Session, item_pk: int) -> Sequence[Image]:
+def images_of(session: Session, item_pk: int, limit: int) -> Sequence[Image]:
     """An item's living images, oldest first."""
-    return session.scalars(select(Image).where(Image.id.in_(_ids_of(item_pk))).order_by(Image.id)).all()
+    return session.scalars(select(Image).where(Image.id.in_(_ids_of(item_pk))).order_by(Image.id).limit(limit)).all()
+
+
+def image_ids_of(session: Session, item_pk: int) -> Sequence[int]:
+    """Ids of all of an item's living images, oldest first."""
+    return session.scalars(_ids_of(item_pk).order_by(Image.id)).all()
 
 
 def _ids_of(item_pk: int) -> Select[int]:

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 
 from services.catalog.database import now
 from services.catalog.models import (
-    UNFINISHED,
     Catalog,
     Embedding,
     EmbeddingState,
@@ -44,17 +43,33 @@ def page(session: Session, catalog_id: int, limit: int) -> Sequence[Job]:
     ).all()
 
 
-def unfinished(session: Session, kind: str) -> Sequence[Job]:
-    """Jobs of a kind that are queued or running, oldest first."""
+def next_import(session: Session) -> Job | None:
+    """The import of the oldest entry that nobody has looked at."""
+    first = select(JobEntry.job_id).where(JobEntry.state == EntryState.PENDING).order_by(JobEntry.id).limit(1)
+    return session.scalar(select(Job).where(Job.id == first.scalar_subquery()))
+
+
+def settled_imports(session: Session, limit: int) -> Sequence[Job]:
+    """Unfinished imports without an entry that is still on its way, oldest first."""
+    waiting = exists().where(JobEntry.job_id == Job.id, JobEntry.state.in_([EntryState.PENDING, EntryState.ACCEPTED]))
     return session.scalars(
-        select(Job).where(Job.state.in_(UNFINISHED), Job.kind == kind).order_by(Job.created_at)
+        select(Job).where(Job.kind == IMPORT, Job.finished_at.is_(None), ~waiting).order_by(Job.created_at).limit(limit)
     ).all()
 
 
+def finish_imports(session: Session, job_ids: Collection[str]) -> None:
+    """Finish those of the imports that are not finished yet, with errors where an entry failed."""
+    failed = exists().where(JobEntry.job_id == Job.id, JobEntry.state == EntryState.FAILED)
+    unfinished = (Job.id.in_(job_ids), Job.finished_at.is_(None))
+    with_errors = {"state": JobState.FINISHED_WITH_ERRORS, "finished_at": now()}
+    session.execute(update(Job).where(*unfinished, failed).values(**with_errors))
+    session.execute(update(Job).where(*unfinished).values(state=JobState.FINISHED, finished_at=now()))
+
+
 def start(job: Job) -> None:
-    """Queued → running; keeps the first start."""
-    job.state = JobState.RUNNING
-    job.started_at = job.started_at or now()
+    """Queued → running; nothing where it is running or over."""
+    if job.state == JobState.QUEUED:
+        job.state, job.started_at = JobState.RUNNING, now()
 
 
 def finish(job: Job, *, with_errors: bool) -> None:

@@ -6,7 +6,7 @@ so of two workers that hold a row one after the other only the present holder ca
 
 | what meets                                   | what happens                                                    |
 | -------------------------------------------- | --------------------------------------------------------------- |
-| worker dies holding rows                     | the lease ends, `claim` takes the rows back                     |
+| worker dies holding rows                     | the lease ends, `recover` takes the rows back                   |
 | worker is slow, another claims after the end | both write the same vector under the same id; the slow one's    |
 |                                              | mark fails and it leaves the vector, which the other needs      |
 | image deleted while leased                   | the row is `deleting`, the mark fails, the worker deletes what  |
@@ -100,11 +100,40 @@ def indexes_with_work(session: Session) -> Sequence[int]:
     return [row.id for row in sorted(rows, key=lambda row: (row.state != IndexState.LIVE, row.id))]
 
 
-def claim(session: Session, index_id: int, *, limit: int, lease: timedelta, max_attempts: int) -> Lease | None:
-    """Lease up to `limit` pending rows of an index; None where there are none."""
+def recover(session: Session, index_id: int, max_attempts: int) -> Sequence[int]:
+    """Take rows of ended leases back, and fail those that were tried as often as may be; returns their image ids."""
+    session.execute(
+        update(Embedding)
+        .where(
+            Embedding.index_id == index_id,
+            Embedding.state == EmbeddingState.LEASED,
+            Embedding.lease_until < now(),
+        )
+        .values(state=EmbeddingState.PENDING, lease=None)
+    )
+    return session.scalars(
+        update(Embedding)
+        .where(
+            Embedding.index_id == index_id,
+            Embedding.state == EmbeddingState.PENDING,
+            Embedding.attempts >= max_attempts,
+        )
+        .values(
+            state=EmbeddingState.FAILED,
+            error_code=func.coalesce(Embedding.error_code, "attempts_exhausted"),
+            error_detail=func.coalesce(
+                Embedding.error_detail, f"{max_attempts} workers died or stalled while they held this picture"
+            ),
+            updated_at=now(),
+        )
+        .returning(Embedding.image_id)
+        .execution_options(synchronize_session=False)
+    ).all()
+
+
+def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> Lease | None:
+    """Lease up to `limit` pending rows of an index; None where there are none. Call `recover` first."""
     moment = now()
-    _take_back_expired(session, index_id, moment)
-    _fail_exhausted(session, index_id, max_attempts, moment)
     pending = session.execute(
         select(Embedding.id, Embedding.attempts, Embedding.image_id, Image.sha256)
         .join(Image, Image.id == Embedding.image_id)
@@ -136,37 +165,6 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta, max_
     return held
 
 
-def _take_back_expired(session: Session, index_id: int, moment: datetime) -> None:
-    session.execute(
-        update(Embedding)
-        .where(
-            Embedding.index_id == index_id,
-            Embedding.state == EmbeddingState.LEASED,
-            Embedding.lease_until < moment,
-        )
-        .values(state=EmbeddingState.PENDING, lease=None)
-    )
-
-
-def _fail_exhausted(session: Session, index_id: int, max_attempts: int, moment: datetime) -> None:
-    session.execute(
-        update(Embedding)
-        .where(
-            Embedding.index_id == index_id,
-            Embedding.state == EmbeddingState.PENDING,
-            Embedding.attempts >= max_attempts,
-        )
-        .values(
-            state=EmbeddingState.FAILED,
-            error_code=func.coalesce(Embedding.error_code, "attempts_exhausted"),
-            error_detail=func.coalesce(
-                Embedding.error_detail, f"{max_attempts} workers died or stalled while they held this picture"
-            ),
-            updated_at=moment,
-        )
-    )
-
-
 def mark_indexed(session: Session, lease: Lease, embedding_ids: Iterable[int]) -> set[int]:
     """Compare-and-set leased → indexed; returns the embedding ids that the lease still held."""
     return _leave_lease(session, lease, embedding_ids, state=EmbeddingState.INDEXED, error_code=None, error_detail=None)
@@ -180,6 +178,15 @@ def mark_failed(session: Session, lease: Lease, embedding_id: int, code: str, de
 def mark_for_retry(session: Session, lease: Lease, embedding_id: int, code: str, detail: str) -> None:
     """Compare-and-set leased → pending, keeping the attempt and its reason."""
     _leave_lease(session, lease, [embedding_id], state=EmbeddingState.PENDING, error_code=code, error_detail=detail)
+
+
+def retry_failed(session: Session, image_ids: Collection[int]) -> None:
+    """Failed → pending for images that were uploaded again: the bytes or the decoder may be better now."""
+    session.execute(
+        update(Embedding)
+        .where(Embedding.image_id.in_(image_ids), Embedding.state == EmbeddingState.FAILED)
+        .values(state=EmbeddingState.PENDING, attempts=0, error_code=None, error_detail=None, updated_at=now())
+    )
 
 
 def release(session: Session, lease: Lease) -> None:
@@ -258,8 +265,14 @@ def deletable(session: Session, limit: int) -> Deletion | None:
 
 def forget(session: Session, deletion: Deletion) -> None:
     """Drop the rows of vectors that are proven gone, images left without rows, and note orphaned bytes."""
+    _lock_images(session, deletion.image_ids)
     session.execute(delete(Embedding).where(Embedding.id.in_(deletion.embedding_ids)))
     purge_images(session, deletion.image_ids)
+
+
+def _lock_images(session: Session, image_ids: Collection[int]) -> None:
+    """Of two that each drop a row of one image, the later must see that it drops the last."""
+    session.execute(select(Image.id).where(Image.id.in_(image_ids)).order_by(Image.id).with_for_update())
 
 
 def purge_images(session: Session, image_ids: Collection[int]) -> None:
@@ -272,7 +285,12 @@ def purge_images(session: Session, image_ids: Collection[int]) -> None:
         .execution_options(synchronize_session=False)
     ).all()
     referenced = set(session.scalars(select(Image.sha256).where(Image.sha256.in_(hashes))))
-    orphans = [{"sha256": sha256, "since": now()} for sha256 in set(hashes) - referenced]
+    note_orphans(session, set(hashes) - referenced)
+
+
+def note_orphans(session: Session, hashes: Collection[str]) -> None:
+    """Bytes that nothing may refer to any more: their collection, after the grace period, looks again."""
+    orphans = [{"sha256": sha256, "since": now()} for sha256 in hashes]
     if orphans:
         session.execute(insert(session, OrphanBlob).on_conflict_do_nothing(), orphans)
 
@@ -297,6 +315,7 @@ def clear_index(session: Session, index_id: int, limit: int) -> int:
     rows = session.execute(
         select(Embedding.id, Embedding.image_id).where(Embedding.index_id == index_id).limit(limit)
     ).all()
+    _lock_images(session, [row.image_id for row in rows])
     result = session.execute(delete(Embedding).where(Embedding.id.in_([row.id for row in rows])))
     assert isinstance(result, CursorResult)
     purge_images(session, [row.image_id for row in rows])
@@ -310,6 +329,13 @@ def live_row(session: Session, image_id: int) -> Embedding | None:
         .join(Catalog, Catalog.live_index_id == Embedding.index_id)
         .where(Embedding.image_id == image_id)
     )
+
+
+def is_complete(session: Session, index_id: int) -> bool:
+    """Whether no row of an index is on its way."""
+    on_the_way = [EmbeddingState.PENDING, EmbeddingState.LEASED]
+    row = select(Embedding.id).where(Embedding.index_id == index_id, Embedding.state.in_(on_the_way)).limit(1)
+    return session.scalar(row) is None
 
 
 def counts(session: Session, index_id: int) -> dict[EmbeddingState, int]:

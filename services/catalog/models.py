@@ -95,9 +95,6 @@ class JobState(StrEnum):
     FAILED = "failed"
 
 
-UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
-
-
 class EntryState(StrEnum):
     """The life of one entry of an import."""
 
@@ -151,8 +148,16 @@ class Image(Base):
             sqlite_where=text("deleted_at IS NULL"),
             postgresql_where=text("deleted_at IS NULL"),
         ),
-        Index("ix_images_catalog_id_id", "catalog_id", "id"),
+        Index(
+            "ix_images_living",
+            "catalog_id",
+            "id",
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
         Index("ix_images_sha256", "sha256"),
+        # For the check of the foreign key when an item goes; the partial one above cannot serve it.
+        Index("ix_images_item_pk", "item_pk"),
         {"sqlite_autoincrement": True},
     )
 
@@ -263,7 +268,16 @@ class Job(Base):
     """A long-running request. Progress is counted over rows, never kept in a counter."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state", "state"),)
+    __table_args__ = (
+        Index(
+            "ix_jobs_unfinished",
+            "kind",
+            "created_at",
+            sqlite_where=text("finished_at IS NULL"),
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+        Index("ix_jobs_catalog_id_created_at", "catalog_id", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=lambda: uuid.uuid4().hex)
     catalog_id: Mapped[int] = mapped_column(BigId, ForeignKey("catalogs.id"))
@@ -289,6 +303,12 @@ class JobEntry(Base):
             "image_id",
             sqlite_where=text("state = 'accepted'"),
             postgresql_where=text("state = 'accepted'"),
+        ),
+        Index(
+            "ix_job_entries_waiting",
+            "id",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
         ),
         Index(
             "ix_job_entries_pending",

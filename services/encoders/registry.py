@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from services.catalog import indexes
 from services.catalog.database import Database
 from services.catalog.models import EncoderRow, IndexState
 from services.encoders.checkpoint import Checkpoint, verify
 from services.encoders.manifest import Manifest
-from services.errors import Conflict, NotFound
+from services.errors import AkinError, Conflict, NotFound
 from services.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
     from services.encoders.base import Encoder
+
+logger = logging.getLogger(__name__)
 
 
 class EncoderRegistry:
@@ -41,6 +45,12 @@ class EncoderRegistry:
         manifest = checkpoint.manifest
         # Weights first: a row never points at nothing.
         self._blobs.put(_weights_key(manifest.weights_sha256), checkpoint.weights)
+        try:
+            return self._add(manifest)
+        except IntegrityError:  # another process registers at the same time: by now its row is there
+            return self._add(manifest)
+
+    def _add(self, manifest: Manifest) -> int:
         with self._database.transaction() as session:
             same_name = select(EncoderRow).where(
                 EncoderRow.name == manifest.name, EncoderRow.version == manifest.version
@@ -59,12 +69,6 @@ class EncoderRegistry:
                 session.add(known)
                 session.flush()
             return known.id
-
-    def next_version(self, name: str) -> int:
-        """The first version of a name that is free."""
-        with self._database.reading() as session:
-            versions = session.scalars(select(EncoderRow.version).where(EncoderRow.name == name)).all()
-        return max(versions, default=0) + 1
 
     def encoder(self, sha256: str) -> Encoder:
         """The encoder with these weights, on the configured device.
@@ -85,7 +89,11 @@ class EncoderRegistry:
             states = [IndexState.LIVE, IndexState.BUILDING]
             wanted = {index.encoder.sha256 for index in indexes.in_states(session, states)}
         for sha256 in wanted:
-            encoder = self.encoder(sha256)
+            try:
+                encoder = self.encoder(sha256)
+            except AkinError as error:  # those who ask for this one are told; the others go on
+                logger.error("encoder %s cannot be loaded: %s", sha256[:12], error.detail)
+                continue
             size = encoder.manifest.preprocessing.size
             encoder.encode(np.zeros((1, size, size, 3), np.uint8))
 

@@ -57,7 +57,8 @@ _KNOWN: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb".{128}DICM", re.DOTALL), "DICOM"),
     (re.compile(rb"/\* XPM"), "XPM"),
     (re.compile(rb"#define \w+_width "), "X bitmap"),
-    (re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg\b", re.DOTALL), "SVG"),
+    # Not the grammar of what may stand before the element: such a pattern backtracks for ever on hostile files.
+    (re.compile(rb"\s*<svg\b|\s*<[?!](?=.*<svg\b)", re.DOTALL), "SVG"),
 )
 
 _HEAD = 1024

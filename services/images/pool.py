@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
-from queue import LifoQueue
+from queue import Empty, LifoQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from services.errors import ImageRejected, Unavailable
+from services.errors import ImageRejected, Overloaded, Unavailable
 from services.images.decode import ImageInfo, Limits, inspect, verify
 from services.images.preprocess import Pixels, Preprocessing, preprocess
 from services.images.process import Call, DecodeProcess
@@ -33,17 +33,20 @@ class DecodePool:
     """Decodes pictures in killable processes, which start when first needed. Safe to use from many threads.
 
     Every method raises Unavailable if no process can be started or the pool is closed, and ImageRejected
-    (TIMEOUT, CRASHED) for a picture on which its process hung or died.
+    (TIMEOUT, CRASHED) for a picture on which its process hung or died. Those with one picture, which somebody
+    waits for, raise Overloaded if every process stays busy.
     """
 
-    def __init__(self, processes: int, timeout: float, memory: int, limits: Limits) -> None:
+    def __init__(self, processes: int, timeout: float, memory: int, limits: Limits, *, patience: float = 60.0) -> None:
         """
         Args:
             processes: pictures decoded at the same time.
             timeout: seconds that one picture may take.
             memory: bytes that a process may take on top of what it starts with.
             limits: bytes and pixels of one picture.
+            patience: seconds that a call with one picture waits for a free process.
         """
+        self._patience = patience
         self.limits = limits
         self._processes = processes
         self._timeout = timeout
@@ -89,7 +92,7 @@ class DecodePool:
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call an importable function in a process of the pool; raise what it raises."""
-        (outcome,) = self._run(function, [arguments])
+        (outcome,) = self._run(function, [arguments], self._patience)
         if isinstance(outcome, Exception):
             raise outcome
         value: T = outcome
@@ -128,14 +131,14 @@ class DecodePool:
     ) -> None:
         self.close()
 
-    def _run(self, function: Callable[..., Any], calls: Sequence[Call]) -> list[Any]:
+    def _run(self, function: Callable[..., Any], calls: Sequence[Call], patience: float | None = None) -> list[Any]:
         """Make calls together; once a process has died, one by one until it is known on which."""
         outcomes: list[Any] = []
         together = len(calls)
         while len(outcomes) < len(calls):
             batch = calls[len(outcomes) : len(outcomes) + together]
             timeout = self._timeout if len(batch) == 1 else self._timeout * _SHARED_PATIENCE
-            with self._process() as process:
+            with self._process(patience) as process:
                 known, death = process.run(function, batch, timeout)
             outcomes += known
             if death is not None and len(batch) == 1:
@@ -146,8 +149,11 @@ class DecodePool:
         return outcomes
 
     @contextmanager
-    def _process(self) -> Iterator[DecodeProcess]:
-        process = self._slots.get()
+    def _process(self, patience: float | None) -> Iterator[DecodeProcess]:
+        try:
+            process = self._slots.get(timeout=patience)
+        except Empty:
+            raise Overloaded("too many pictures are being decoded") from None
         try:
             if self._closed:
                 raise Unavailable(_STOPPED)

@@ -96,7 +96,7 @@ class MilvusConnection:
             return client
         # Threads that wait here while one finds the server gone give up with it, not one after another.
         if not self._connecting.acquire(timeout=self.connect_timeout):
-            raise Unavailable(f"Milvus at {self.uri} does not answer")
+            raise Unavailable("Milvus does not answer")
         try:
             if self._client is None:
                 # pymilvus logs a traceback for every error that it raises; here they are typed and raised.
@@ -119,6 +119,6 @@ class MilvusConnection:
         except MilvusException as error:
             if error.code == COLLECTION_NOT_FOUND:
                 raise NotFound(f"Milvus has no collection {collection}") from error
-            raise Unavailable(f"Milvus at {self.uri}: {error.message}") from error
+            raise Unavailable(f"Milvus does not answer as it should (code {error.code})", part="milvus") from error
         except grpc.RpcError as error:
-            raise Unavailable(f"Milvus at {self.uri}: {error.details() or error.code()}") from error
+            raise Unavailable(f"Milvus does not answer ({error.code().name.lower()})") from error

@@ -15,6 +15,7 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 from PIL import Image as Pillow
+from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from services import embedding, ingest, reindex
@@ -83,6 +84,7 @@ class Akin:
         reindex.advance(self.services)
         embedding.drain(self.services)
         reindex.advance(self.services)
+        ingest.settle_stragglers(self.services)
         ingest.finish_imports(self.services)
 
 
@@ -107,7 +109,7 @@ def either_settings(request: pytest.FixtureRequest, settings: Settings) -> Setti
         return settings
     return settings.model_copy(
         update={
-            "database_url": request.getfixturevalue("postgres_database"),
+            "database_url": SecretStr(request.getfixturevalue("postgres_database")),
             "milvus_uri": request.getfixturevalue("milvus_uri"),
         }
     )

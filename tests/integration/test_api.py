@@ -7,13 +7,17 @@ import io
 import json
 import re
 import struct
+import threading
+import time
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from pydantic import SecretStr
 
 from services.api.app import create_app
 from services.catalog import keys
@@ -21,6 +25,7 @@ from services.catalog.keys import Scope
 from services.encode_call import REQUESTS, QueryEncoder
 from services.errors import Overloaded
 from services.queue import alive_key
+from services.wiring import build
 from tests.integration.conftest import Akin, picture
 from tests.servers import wait_until
 
@@ -157,8 +162,10 @@ def test_a_method_that_a_path_does_not_have(akin: Akin) -> None:
 
 
 def test_a_request_over_the_limit_is_refused(akin: Akin) -> None:
-    response = akin.call("POST", "/v1/images", environ_overrides={"CONTENT_LENGTH": str(10**10)})
-    problem(response, 413, "too_large")
+    for path, form in (("/v1/images", "image"), ("/v1/imports", "files")):
+        data = {form: (io.BytesIO(picture(1)), "x.jpg")}
+        response = akin.call("POST", path, data=data, environ_overrides={"CONTENT_LENGTH": str(10**10)})
+        problem(response, 413, "too_large")
 
 
 def test_text_that_a_database_cannot_hold_is_refused(akin: Akin) -> None:
@@ -418,3 +425,114 @@ def test_a_random_wall_is_full_and_differs(akin: Akin, pictures: dict[str, bytes
 
     assert all(len(set(wall)) == 10 for wall in walls)
     assert len({tuple(wall) for wall in walls}) > 1
+
+
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        nested(40),
+        nested(100_000),
+        '{"a": NaN}',
+        '{"a": Infinity}',
+        '{"a": 1e999}',
+        '{"a": "%s"}' % ("x" * 70_000),
+        "[]",
+    ],
+)
+def test_attributes_that_no_answer_could_show_are_refused(akin: Akin, attributes: str) -> None:
+    form = {"image": (io.BytesIO(picture(1)), "x.jpg"), "item_id": "x", "attributes": attributes}
+    assert problem(akin.call("POST", "/v1/images", data=form), 422, "invalid_request")
+    put = akin.call("PUT", "/v1/items/x", data=f'{{"attributes": {attributes}}}', content_type="application/json")
+    assert put.status_code == 422, put.text
+    assert akin.get("/v1/items")["data"] == []
+
+
+@pytest.mark.parametrize("path", ["/session", "/v1/search"])
+def test_json_nested_without_end_is_refused(akin: Akin, path: str) -> None:
+    depth = 1000 if path == "/session" else 100_000
+    response = akin.call("POST", path, data="[" * depth, content_type="application/json")
+    problem(response, 422, "invalid_json")
+
+
+def test_a_sign_in_may_not_be_large(akin: Akin) -> None:
+    response = akin.client.post("/session", data=b" " * 10_000, content_type="application/json")
+    problem(response, 413, "too_large")
+
+
+def test_parameters_that_a_route_does_not_have_are_refused(akin: Akin) -> None:
+    body = {"image": base64.b64encode(picture(1)).decode()}
+    problem(akin.call("POST", "/v1/search?limit=1000000", json=body), 422, "invalid_request")
+    problem(akin.call("GET", "/v1/catalogs?x=1"), 422, "invalid_request")
+
+
+def test_comments_without_end_do_not_hold_a_decoder(akin: Akin) -> None:
+    hostile = b"<!---->" * 140
+    began = time.monotonic()
+    response = akin.call("POST", "/v1/search", data={"image": (io.BytesIO(hostile), "x.svg")})
+    problem(response, 422, "image_unrecognised")
+    assert time.monotonic() - began < 10
+
+
+def test_the_name_of_the_local_key_cannot_be_taken(akin: Akin) -> None:
+    response = akin.call("POST", "/v1/admin/keys", json={"name": keys.LOCAL, "scopes": ["search"]})
+    problem(response, 422, "invalid_request")
+
+
+def test_a_catalog_made_twice_at_once_is_made_once(either_akin: Akin) -> None:
+    akin = either_akin
+    together = threading.Barrier(4)
+
+    def create(_: int) -> int:
+        client = create_app(akin.services).test_client()
+        together.wait()
+        headers = {"Authorization": f"Bearer {akin.key}"}
+        return client.post("/v1/catalogs", json={"name": "twice"}, headers=headers).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(create, range(4))) == [201, 409, 409, 409]
+
+
+def test_an_upload_racing_a_delete_of_the_same_picture_never_fails(either_akin: Akin) -> None:
+    akin = either_akin
+    image = akin.upload(picture(1), "x")["image_id"]
+    stop = threading.Event()
+    headers = {"Authorization": f"Bearer {akin.key}"}
+
+    def delete() -> None:
+        client = create_app(akin.services).test_client()
+        number = image
+        while not stop.is_set():
+            answer = client.get("/v1/items/x", headers=headers)
+            for found in answer.json.get("images", []):
+                number = found["id"]
+                assert client.delete(f"/v1/images/{number}", headers=headers).status_code in (204, 404)
+
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    try:
+        for _ in range(40):
+            akin.upload(picture(1), "x")
+    finally:
+        stop.set()
+        deleting.join()
+
+
+def test_readiness_says_nothing_of_addresses(akin: Akin) -> None:
+    away = akin.services.settings.model_copy(
+        update={
+            "database_url": SecretStr("postgresql+psycopg://secretuser:secretword@127.0.0.1:9/x"),
+            "milvus_uri": "http://127.0.0.1:9",
+            "redis_url": SecretStr("redis://:secretword@127.0.0.1:9"),
+        }
+    )
+    services = build(away)
+    response = create_app(services).test_client().get("/readyz")
+    services.close()
+    assert response.status_code == 503
+    assert "127.0.0.1" not in response.text
+    assert "secret" not in response.text
+    assert response.json["parts"]["database"] != "ok"

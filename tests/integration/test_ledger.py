@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -26,6 +27,7 @@ from services.catalog.models import (
     IndexState,
     Job,
     JobEntry,
+    OrphanBlob,
 )
 
 MINUTE = timedelta(minutes=1)
@@ -63,7 +65,8 @@ def add_images(database: Database, count: int, start: int = 0) -> list[int]:
 
 def claim(database: Database, index_id: int = 1, limit: int = 10, lease: timedelta = MINUTE) -> Lease | None:
     with database.transaction() as session:
-        return ledger.claim(session, index_id, limit=limit, lease=lease, max_attempts=3)
+        ledger.recover(session, index_id, 3)
+        return ledger.claim(session, index_id, limit=limit, lease=lease)
 
 
 def claimed(database: Database, **options: int) -> Lease:
@@ -185,7 +188,7 @@ def test_released_rows_cost_no_attempt(database: Database) -> None:
     (image,) = add_images(database, 1)
     for _ in range(10):
         with database.transaction() as session:
-            lease = ledger.claim(session, 1, limit=1, lease=MINUTE, max_attempts=3)
+            lease = ledger.claim(session, 1, limit=1, lease=MINUTE)
             assert lease is not None
             ledger.release(session, lease)
 
@@ -206,6 +209,18 @@ def test_what_kills_workers_ends_alone_and_failed_while_its_neighbours_pass(data
 
     assert states(database) == {"indexed": 4, "failed": 1}
     assert row(database, poison).error_code == "attempts_exhausted"
+
+
+def test_a_single_picture_that_kills_every_worker_is_failed(database: Database) -> None:
+    (poison,) = add_images(database, 1)
+    deaths = 0
+    while claim(database) is not None:
+        end_leases(database)
+        deaths += 1
+        assert deaths < 10
+
+    assert deaths == 3
+    assert row(database, poison).state == EmbeddingState.FAILED
 
 
 def test_the_live_index_comes_before_a_building_one(database: Database) -> None:
@@ -351,3 +366,55 @@ def test_the_same_bytes_twice_in_one_batch_are_new_once(database: Database) -> N
         assert first[0] == second[0]
         assert (first[1], second[1]) == (True, False)
         assert items.get(session, 1, "a").title == "later"
+
+
+def test_a_steady_stream_of_uploads_does_not_keep_a_switch_waiting(database: Database) -> None:
+    """Row locks would: a new shared lock does not queue behind an exclusive one that waits."""
+    stop = threading.Event()
+
+    def upload(_: int) -> None:
+        while not stop.is_set():
+            with database.transaction() as session:
+                lock_shared(session, 1)
+                stop.wait(0.02)
+
+    with ThreadPoolExecutor(10) as pool:
+        uploads = [pool.submit(upload, worker) for worker in range(10)]
+        try:
+            began = time.monotonic()
+            for _ in range(3):
+                with database.transaction() as session:
+                    lock_exclusive(session, 1)
+            waited = time.monotonic() - began
+        finally:
+            stop.set()
+        for future in uploads:
+            future.result()
+    if database.url.get_backend_name() == "postgresql":
+        assert waited < 5
+
+
+def test_two_that_each_drop_a_row_of_an_image_do_not_leave_it_behind(database: Database) -> None:
+    with database.transaction() as session:
+        standby = indexes.create(session, 1, 2, IndexState.STANDBY, None)
+    images = add_images(database, 20)
+    with database.transaction() as session:
+        ledger.delete_images(session, images)
+    end_leases(database)
+    together = threading.Barrier(2)
+
+    def forget(index_id: int) -> None:
+        with database.reading() as session:
+            rows = session.execute(select(Embedding.id, Embedding.image_id).where(Embedding.index_id == index_id)).all()
+        deletion = ledger.Deletion("any", tuple(r.image_id for r in rows), tuple(r.id for r in rows))
+        together.wait()
+        with database.transaction() as session:
+            ledger.forget(session, deletion)
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(forget, 1), pool.submit(forget, standby.id)]:
+            future.result()
+
+    with database.reading() as session:
+        assert session.scalars(select(Image.id)).all() == []
+        assert len(session.scalars(select(OrphanBlob.sha256)).all()) == 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import timedelta
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from services import content, embedding, reindex
-from services.catalog import catalogs, indexes, ledger
+from services.catalog import catalogs, indexes, jobs, ledger
 from services.catalog.database import now
 from services.catalog.models import Embedding, EmbeddingState, Image, IndexRow, IndexState, OrphanBlob
 from services.errors import NotFound, Unavailable
@@ -320,3 +322,81 @@ def test_one_reindex_at_a_time_and_not_to_the_same_encoder(akin: Akin) -> None:
     assert start("unknown") == (404, "encoder_not_found")
     assert start("conv-ae-64")[0] == 202
     assert start("conv-ae-64") == (409, "reindex_running")
+
+
+def test_a_failed_picture_that_is_uploaded_again_is_tried_again(akin: Akin) -> None:
+    first = akin.upload(picture(1), "shoe")
+    with akin.services.database.reading() as session:
+        sha256 = session.scalars(select(Image.sha256)).one()
+    akin.services.blobs.delete(key_of(sha256))
+    akin.work()
+    assert akin.get(first["links"]["self"])["state"] == "failed"
+
+    again = akin.upload(picture(1), "shoe")
+    akin.work()
+
+    assert akin.get(again["links"]["job"])["state"] == "finished"
+    assert akin.get(first["links"]["self"])["state"] == "indexed"
+
+
+def test_an_encoder_that_cannot_be_loaded_fails_its_rows_and_stops_no_other_catalog(akin: Akin) -> None:
+    assert akin.call("POST", "/v1/catalogs", json={"name": "other", "encoder": "conv-ae-64"}).status_code == 201
+    broken = akin.upload(picture(1), "broken")
+    body = {"image": base64.b64encode(picture(2)).decode(), "item_id": "sound"}
+    sound = akin.call("POST", "/v1/images?catalog=other", json=body).json
+    index = live(akin)
+    # Damaged before this process loads it.
+    akin.services.blobs.delete(f"encoders/{index.encoder.sha256}/weights.safetensors")
+    akin.services.blobs.put(f"encoders/{index.encoder.sha256}/weights.safetensors", b"damaged")
+
+    for _ in range(akin.services.settings.max_attempts):
+        akin.work()
+
+    job = akin.get(broken["links"]["job"])
+    assert (job["state"], job["failed"]) == ("finished_with_errors", 1)
+    assert job["errors"][0]["code"] == "encoder"
+    assert akin.get(f"{sound['links']['job']}?catalog=other")["state"] == "finished"
+
+
+def test_a_finished_import_stays_finished_when_a_second_worker_comes_late(akin: Akin) -> None:
+    job_id = akin.upload_many({"a.jpg": b"broken"})["id"]
+    akin.work()
+
+    with akin.services.database.transaction() as session:
+        jobs.start(jobs.get(session, job_id))
+
+    assert akin.get(f"/v1/jobs/{job_id}")["state"] == "finished_with_errors"
+
+
+def test_bytes_of_refused_files_are_collected(akin: Akin) -> None:
+    akin.upload_many({"a.jpg": b"no picture"})
+    akin.work()
+    with akin.services.database.transaction() as session:
+        session.execute(update(OrphanBlob).values(since=now() - 2 * content.GRACE))
+
+    assert content.collect_orphans(akin.services) == 1
+
+
+def test_an_item_with_many_pictures_is_searched_with_some_of_them(akin: Akin, pictures: dict[str, bytes]) -> None:
+    akin.upload_many(pictures, manifest=json.dumps([{"item_id": "many"}] * len(pictures)))
+    akin.upload(picture(900), "one")
+    akin.work()
+
+    assert [hit["item"]["item_id"] for hit in akin.get("/v1/items/many/similar?limit=5")["hits"]] == ["one"]
+    assert len(akin.get("/v1/items/one/similar?limit=200")["hits"]) == 30
+
+
+def test_a_reindex_counts_uploads_that_come_meanwhile(akin: Akin) -> None:
+    akin.upload(picture(1), "one")
+    akin.work()
+    started = akin.call("POST", "/v1/admin/reindex", json={"encoder": "conv-ae-64"}).json
+    for number in range(3):
+        akin.upload(picture(10 + number), f"more-{number}")
+
+    job = akin.get(started["links"]["job"])
+
+    assert job["total"] >= 3
+    assert job["total"] == job["pending"] + job["accepted"] + job["indexed"] + job["failed"]
+    akin.work()
+    job = akin.get(started["links"]["job"])
+    assert (job["total"], job["indexed"], job["state"]) == (4, 4, "finished")
