@@ -108,6 +108,22 @@ def test_back_from_a_hit_shows_the_uploaded_picture_again(page: Page, site: Site
     expect_own_picture_first(page, site.pictures[0])
 
 
+def test_an_answer_that_comes_after_going_back_changes_nothing(page: Page, site: Site) -> None:
+    # A request that was complete a moment before it is aborted: here none can be aborted.
+    page.add_init_script("const send = fetch; window.fetch = (url, options) => send(url, {...options, signal: null})")
+    page.reload()
+    choose(page, site.pictures[0])
+    expect_own_picture_first(page, site.pictures[0])
+
+    page.route("**/v1/items/*", lambda route: (page.evaluate("history.back()"), route.continue_()))
+    with page.expect_response("**/v1/items/*"):
+        hits(page).nth(1).click()
+    page.wait_for_load_state("networkidle")
+
+    expect(page.locator("#results-title")).to_have_text(site.pictures[0].name)
+    expect_own_picture_first(page, site.pictures[0])
+
+
 def test_the_keyboard_is_enough(page: Page) -> None:
     page.locator("#wall a").first.focus()
     page.keyboard.press("Enter")

@@ -64,7 +64,9 @@ async function showWall(signal) {
     find("empty").hidden = true;
     find("wall-head").hidden = false;
     find("wall").replaceChildren(...skeletons(WALL));
-    wall = await api.randomImages(WALL, signal);
+    const drawn = await api.randomImages(WALL, signal);
+    signal.throwIfAborted();
+    wall = drawn;
   }
   empty = wall.length === 0;
   find("empty").hidden = !empty;
@@ -80,8 +82,12 @@ async function showItem(itemId, imageId, signal) {
     describe(itemId, "");
     wait();
     const item = await api.item(itemId, signal);
+    // An answer that was complete before the reader went elsewhere is not stopped by the abort.
+    signal.throwIfAborted();
     describeItem(item, imageId);
-    answers.set(view, { item, found: await api.similar(itemId, HITS, signal) });
+    const found = await api.similar(itemId, HITS, signal);
+    signal.throwIfAborted();
+    answers.set(view, { item, found });
   }
   const { item, found } = answers.get(view);
   describeItem(item, imageId);
@@ -96,7 +102,9 @@ async function showUpload({ file, url }, number, signal) {
   find("query-picture").replaceChildren(preview(url, name));
   if (!answers.has(view)) {
     wait();
-    answers.set(view, { found: await api.searchBy(file, HITS, signal) });
+    const found = await api.searchBy(file, HITS, signal);
+    signal.throwIfAborted();
+    answers.set(view, { found });
   }
   showFound(answers.get(view).found, "No look-alikes: the catalog has no searchable pictures yet.");
 }
