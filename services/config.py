@@ -45,7 +45,11 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(None, description="the key that the command line uses")
 
     default_encoder: str = Field("conv-ae-200", description="encoder of a new catalog's first index")
-    device: str = Field("auto", description="torch device of workers: auto, cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="torch device of workers: auto, cpu, cuda, cuda:1, mps",
+    )
 
     max_image_bytes: Positive = Field(32 * MEGABYTE, description="largest accepted picture, in bytes")
     max_image_pixels: Positive = Field(128_000_000, description="largest accepted width × height")

@@ -23,7 +23,7 @@ from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
 from services.catalog.models import IndexRow
 from services.encoders.manifest import Manifest
-from services.errors import AkinError, ImageReason, ImageRejected, NotFound, Unavailable
+from services.errors import AkinError, ConfigurationError, ImageReason, ImageRejected, NotFound, Unavailable
 from services.queue import Task
 from services.wiring import Services
 
@@ -129,14 +129,15 @@ class _Account:
 def _accounting(services: Services, lease: Lease) -> Iterator[_Account]:
     """Give the rows of a lease back when a step with them fails.
 
-    A part that is away, or a stop of this process, costs them nothing. Anything else, such as damaged weights or
-    a device out of memory, costs an attempt and is recorded: such rows must end failed, not stop all others.
+    A part that is away, a wrong setting, or a stop of this process costs them nothing. Anything else, such as
+    damaged weights or a device out of memory, costs an attempt and is recorded: such rows must end failed, not stop
+    all others.
     """
     account = _Account()
     try:
         yield account
     except Exception as error:
-        if isinstance(error, Unavailable):
+        if isinstance(error, Unavailable | ConfigurationError):
             _release(services, lease)
             raise
         logger.exception("a batch of index %s failed", lease.index_id)

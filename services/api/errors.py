@@ -82,7 +82,8 @@ def from_akin(error: AkinError) -> Response:
 def _from_http(error: HTTPException) -> Response:
     status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
     code = TooLarge.code if status is STATUS[TooLarge] else status.name.lower()
-    response = problem(status, code, error.description or status.phrase)
+    detail = "there is nothing at this address" if status is HTTPStatus.NOT_FOUND else error.description
+    response = problem(status, code, detail or status.phrase)
     for name, value in error.get_headers():
         if name not in ("Content-Type", "Content-Length"):
             response.headers[name] = value

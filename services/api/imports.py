@@ -95,10 +95,9 @@ def get_job(call: Call[None, None], job_id: str) -> JobOut:
 
 @router.route("GET", "/v1/jobs/<job_id>/errors", scope=Scope.INGEST, query=PageQuery, returns=Page[EntryError])
 def list_job_errors(call: Call[PageQuery, None], job_id: str) -> Page[EntryError]:
-    """Every failed entry of an import, with its reason."""
+    """Everything that failed in a job, with its reason."""
     query = call.query
     with call.services.database.reading() as session:
         job = jobs.get(session, job_id, call.caller.catalog_id)
-        rows = jobs.failed_entries(session, job.id, after=query.cursor, limit=query.limit)
-        last = str(rows[-1].id) if len(rows) == query.limit else None
-        return Page(data=[present.entry_error(row) for row in rows], next_cursor=last)
+        errors, last = present.job_errors(session, job, after=query.cursor, limit=query.limit)
+        return Page(data=errors, next_cursor=None if last is None else str(last))

@@ -21,7 +21,7 @@ from services.api.schemas import (
 )
 from services.catalog import catalogs, indexes, items, jobs, ledger
 from services.catalog.database import now
-from services.catalog.models import Catalog, EmbeddingState, EntryState, Image, IndexRow, Item, Job, JobEntry
+from services.catalog.models import Catalog, EmbeddingState, EntryState, Image, IndexRow, Item, Job
 from services.search import Answer
 
 FIRST_ERRORS = 10
@@ -87,9 +87,22 @@ def image_state(session: Session, row: Image) -> ImageState:
     )
 
 
-def entry_error(entry: JobEntry) -> EntryError:
-    """A failed entry of an import."""
-    return EntryError(ref=entry.ref, code=entry.error_code or "", detail=entry.error_detail or "")
+def job_errors(session: Session, row: Job, *, after: int, limit: int) -> tuple[list[EntryError], int | None]:
+    """What failed in a job after failure number `after`, and the number to go on from if there may be more."""
+    if row.kind == jobs.IMPORT:
+        entries = jobs.failed_entries(session, row.id, after=after, limit=limit)
+        found = [(e.id, _error(e.ref, e.error_code, e.error_detail)) for e in entries]
+    else:
+        built = indexes.of_job(session, row.id)
+        rows = ledger.failed_rows(session, built.id, after=after, limit=limit) if built else []
+        found = [
+            (r.id, _error(f"image {r.image_id} of item {item_id}", r.error_code, r.error_detail)) for r, item_id in rows
+        ]
+    return [error for _, error in found], found[-1][0] if len(found) == limit else None
+
+
+def _error(ref: str, code: str | None, detail: str | None) -> EntryError:
+    return EntryError(ref=ref, code=code or "", detail=detail or "")
 
 
 def job(session: Session, row: Job) -> JobOut:
@@ -119,7 +132,7 @@ def job(session: Session, row: Job) -> JobOut:
         finished_at=row.finished_at,
         result=row.result,
         error=EntryError(ref=row.id, code=row.error_code, detail=row.error_detail or "") if row.error_code else None,
-        errors=[entry_error(e) for e in jobs.failed_entries(session, row.id, after=0, limit=FIRST_ERRORS)],
+        errors=job_errors(session, row, after=0, limit=FIRST_ERRORS)[0],
         links={"self": f"/v1/jobs/{row.id}", "errors": f"/v1/jobs/{row.id}/errors"},
     )
 

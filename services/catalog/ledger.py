@@ -41,6 +41,7 @@ from services.catalog.models import (
     Image,
     IndexRow,
     IndexState,
+    Item,
     OrphanBlob,
 )
 from services.catalog.upserts import insert
@@ -320,6 +321,21 @@ def clear_index(session: Session, index_id: int, limit: int) -> int:
     assert isinstance(result, CursorResult)
     purge_images(session, [row.image_id for row in rows])
     return result.rowcount
+
+
+def failed_rows(session: Session, index_id: int, *, after: int, limit: int) -> Sequence[tuple[Embedding, str | None]]:
+    """Failed rows of an index with the client's id of their item, from the one after id `after`."""
+    return [
+        (row.Embedding, row.item_id)
+        for row in session.execute(
+            select(Embedding, Item.item_id)
+            .join(Image, Image.id == Embedding.image_id)
+            .outerjoin(Item, Item.id == Image.item_pk)
+            .where(Embedding.index_id == index_id, Embedding.state == EmbeddingState.FAILED, Embedding.id > after)
+            .order_by(Embedding.id)
+            .limit(limit)
+        )
+    ]
 
 
 def live_row(session: Session, image_id: int) -> Embedding | None:

@@ -23,7 +23,7 @@ STYLES = {Outcome.OK: "green", Outcome.IDLE: "yellow", Outcome.FAILED: "bold red
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Data directory of `akin up`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def doctor(data_dir: Path | None, as_json: bool) -> None:
-    """Check every part of the service; exit status 0 means that all that is needed works."""
+    """Check every part of the service; exit status 0 unless one has failed (embedded parts may be stopped)."""
     try:
         findings = examine(load_settings(**({} if data_dir is None else {"data_dir": data_dir})))
     except AkinError as error:

@@ -15,7 +15,7 @@ from services.catalog.database import Database
 from services.catalog.models import EncoderRow, IndexState
 from services.encoders.checkpoint import Checkpoint, verify
 from services.encoders.manifest import Manifest
-from services.errors import AkinError, Conflict, NotFound
+from services.errors import AkinError, ConfigurationError, Conflict, NotFound
 from services.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -84,13 +84,19 @@ class EncoderRegistry:
             return self._loaded[sha256]
 
     def warm_up(self) -> None:
-        """Load the encoders of live and building indexes, so that the first picture does not wait for torch."""
+        """Load the encoders of live and building indexes, so that the first picture does not wait for torch.
+
+        Raises:
+            ConfigurationError: AKIN_DEVICE names a device that is not there.
+        """
         with self._database.reading() as session:
             states = [IndexState.LIVE, IndexState.BUILDING]
             wanted = {index.encoder.sha256 for index in indexes.in_states(session, states)}
         for sha256 in wanted:
             try:
                 encoder = self.encoder(sha256)
+            except ConfigurationError:  # no encoder can be loaded on such a device
+                raise
             except AkinError as error:  # those who ask for this one are told; the others go on
                 logger.error("encoder %s cannot be loaded: %s", sha256[:12], error.detail)
                 continue

@@ -21,6 +21,8 @@ COLLECTION_NOT_LOADED = 101
 # By default gRPC shares a failed connection between all channels of a process and waits up to two minutes
 # before it tries a server that came back: new clients would find it gone as well.
 CHANNEL_OPTIONS = {
+    # Servers refuse clients that ping as often as pymilvus does while nothing is asked; every call has a timeout.
+    "grpc.keepalive_time_ms": 600_000,
     "grpc.use_local_subchannel_pool": 1,
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.min_reconnect_backoff_ms": 1_000,

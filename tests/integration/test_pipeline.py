@@ -400,3 +400,27 @@ def test_a_reindex_counts_uploads_that_come_meanwhile(akin: Akin) -> None:
     akin.work()
     job = akin.get(started["links"]["job"])
     assert (job["total"], job["indexed"], job["state"]) == (4, 4, "finished")
+
+
+def test_a_reindex_lists_the_pictures_that_it_could_not_embed(akin: Akin) -> None:
+    akin.upload(picture(1), "sound")
+    lost = akin.upload(picture(2), "lost")
+    with akin.services.database.reading() as session:
+        sha256 = session.scalars(select(Image.sha256).where(Image.id == lost["image_id"])).one()
+    akin.services.blobs.delete(key_of(sha256))
+    akin.work()
+
+    started = akin.call("POST", "/v1/admin/reindex", json={"encoder": "conv-ae-64"}).json
+    akin.work()
+
+    job = akin.get(started["links"]["job"])
+    assert (job["state"], job["indexed"], job["failed"]) == ("finished_with_errors", 1, 1)
+    listed = akin.get(f"{started['links']['job']}/errors")["data"]
+    assert listed == job["errors"]
+    assert listed == [
+        {
+            "ref": f"image {lost['image_id']} of item lost",
+            "code": "image_bytes_missing",
+            "detail": "the stored bytes are gone",
+        }
+    ]

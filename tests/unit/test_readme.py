@@ -20,6 +20,8 @@ def shown(name: str) -> str:
         return "cores, at most 8"
     if default is None or isinstance(default, SecretStr):
         return "unset"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
     if isinstance(default, int) and default % MEGABYTE == 0:
         return f"{default // MEGABYTE} MiB"
     return f"{default:,}" if isinstance(default, int) and default > 9999 else f"`{default}`"

@@ -90,7 +90,7 @@ async function follow(job, progress) {
 class Progress {
   constructor(total) {
     this.total = total;
-    this.before = { done: 0, added: 0, failed: 0 };
+    this.before = { done: 0, added: 0, known: 0, failed: 0 };
     bar.max = total;
     bar.removeAttribute("value");
     state.textContent = `Uploading ${count(total, "picture")}…`;
@@ -99,7 +99,8 @@ class Progress {
   show(job) {
     this.now = {
       done: this.before.done + job.done,
-      added: this.before.added + job.indexed + job.unchanged,
+      added: this.before.added + job.indexed,
+      known: this.before.known + job.unchanged,
       failed: this.before.failed + job.failed,
     };
     bar.value = this.now.done;
@@ -115,7 +116,8 @@ class Progress {
   }
 
   refused() {
-    return this.now?.failed ? `, ${this.now.failed} refused` : "";
+    const known = this.now?.known ? `, ${this.now.known} there already` : "";
+    return this.now?.failed ? `${known}, ${this.now.failed} refused` : known;
   }
 
   finish() {

@@ -31,7 +31,7 @@ function enterByLink() {
   if (!key) return;
   // A key belongs neither in the history nor in a screenshot of the address bar.
   history.replaceState(null, "", location.pathname + location.search);
-  enter(key, ". A link is good while the `akin up` that printed it runs.");
+  enter(key, ". A link is good as long as the stack that printed it runs.");
 }
 
 form.addEventListener("submit", (event) => {
