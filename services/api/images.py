@@ -23,6 +23,7 @@ from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
 from services.errors import Forbidden, ImageRejected
+from services.images.thumbnails import MEDIA_TYPE
 from services.ingest import Upload
 
 router = Router("images")
@@ -94,14 +95,14 @@ def delete_image(call: Call[None, None], image_id: int) -> None:
     "/v1/images/<id64:image_id>/thumbnail",
     scope=Scope.SEARCH,
     query=ThumbnailQuery,
-    media_types=("image/webp",),
+    media_types=(MEDIA_TYPE,),
     errors=(ImageRejected,),
 )
 def get_thumbnail(call: Call[ThumbnailQuery, None], image_id: int) -> Response:
     """A small WebP of the picture."""
     with call.services.database.reading() as session:
         image = items.get_image(session, call.caller.catalog_id, image_id)
-    return _picture(content.thumbnail(call.services, image, call.query.size), "image/webp")
+    return _picture(content.thumbnail(call.services, image, call.query.size), MEDIA_TYPE)
 
 
 @router.route(
