@@ -9,11 +9,12 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 
 IMAGES ?=
 ONCE ?=
+ENCODER ?=
 
-.PHONY: help demo up test test-full browser format clean
+.PHONY: help demo up test test-full browser bench-encode format clean
 
 help: ## Show what there is to make.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .venv/python:
 	@test -n "$(PYTHON)" || { echo "Akin needs Python 3.11 or 3.12 with its venv module on the PATH (or make PYTHON=...)" >&2; exit 1; }
@@ -22,12 +23,12 @@ help: ## Show what there is to make.
 
 .venv/run: .venv/python pyproject.toml constraints.txt
 	@echo "Installing Akin with PyTorch (about 6 GB, once) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,embedded]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,train,embedded]'
 	@touch $@
 
 .venv/test: .venv/run
 	@echo "Installing what the tests need ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,embedded,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,train,timm,openclip,onnx,embedded,test]'
 	@touch $@
 
 demo: .venv/run ## Set everything up and see it work. ONCE=1 ends afterwards, IMAGES=folder-or-zip uses your pictures.
@@ -46,6 +47,9 @@ browser: ## Install the browser of the browser tests, where there is none (Debia
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 		{ command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 		{ $(MAKE) .venv/test && $(BIN)/python -m playwright install chromium; }
+
+bench-encode: .venv/test ## Measure images/s from files to vectors. IMAGES=folder-or-zip, ENCODER=name as you like.
+	$(BIN)/python -m tests.benchmarks.bench_encode $(if $(IMAGES),--images '$(IMAGES)') $(if $(ENCODER),--encoder '$(ENCODER)')
 
 format: .venv/test ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .

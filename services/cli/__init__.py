@@ -15,6 +15,7 @@ COMMANDS = {
     "search": "Find look-alikes of a picture.",
     "samples": "Draw a sample catalogue.",
     "train": "Train an encoder.",
+    "evaluate": "Measure encoders side by side.",
     "encoders": "List and register encoders.",
     "reindex": "Embed a catalog anew with another encoder.",
     "keys": "List, make and revoke API keys.",

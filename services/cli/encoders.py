@@ -1,7 +1,8 @@
-"""akin encoders: list and register encoders."""
+"""akin encoders: list, register, adopt and export encoders."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import click
@@ -11,12 +12,15 @@ from rich.table import Table
 from services.catalog import encoders as catalog_encoders
 from services.cli.terminal import reporting_errors
 from services.config import load_settings
+from services.encoders import checkpoint
+from services.encoders.checkpoint import Checkpoint
+from services.errors import ConfigurationError, Conflict
 from services.wiring import build
 
 
 @click.group()
 def encoders() -> None:
-    """List and register encoders. Works on the configured database, whether or not Akin runs."""
+    """List, register, adopt and export encoders. Works on the configured database, whether or not Akin runs."""
 
 
 @encoders.command("list")
@@ -43,10 +47,104 @@ def register(folder: Path) -> None:
     register_folder(folder)
 
 
+@encoders.command()
+@click.argument("network")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A .safetensors, .pth, .pt or .bin file with the library's weights, instead of downloading them.",
+)
+@click.option("--name", help="Name of the encoder; made from NETWORK unless given.")
+@click.option("--version", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the encoder's folder is made; `encoders` in the data directory unless given.",
+)
+@click.option("--register/--no-register", default=True, help="Make it available to `akin reindex`. [default]")
+@reporting_errors
+def adopt(
+    *, network: str, weights: Path | None, name: str | None, version: int, output: Path | None, register: bool
+) -> None:
+    """Make an encoder of a pretrained NETWORK with its head cut off.
+
+    NETWORK is torchvision:NAME[/WEIGHTS], such as torchvision:resnet50/IMAGENET1K_V2; timm:NAME, such as
+    timm:convnext_nano.in12k_ft_in1k; or openclip:NAME/WEIGHTS, such as openclip:ViT-B-32/laion2b_s34b_b79k, which
+    also embeds text.
+    """
+    require_torch()
+    from services.encoders import pretrained
+
+    adopted = pretrained.adopt(network, weights, name=name, version=version)
+    folder = (output or load_settings().data_dir / "encoders") / adopted.manifest.ref
+    if folder.exists() and checkpoint.read(folder).manifest.weights_sha256 != adopted.manifest.weights_sha256:
+        raise Conflict(f"{folder} holds other weights; give another --version or --name")
+    checkpoint.save(folder, adopted)
+    click.echo(
+        f"{adopted.manifest.ref}: {adopted.manifest.dimension} numbers of pictures of "
+        f"{adopted.manifest.preprocessing.size} × {adopted.manifest.preprocessing.size}, in {folder}"
+    )
+    if register:
+        register_folder(folder)
+    else:
+        click.echo(f"Next: akin encoders register {folder}")
+
+
+@encoders.command()
+@click.argument("encoder")
+@click.option("--format", "kind", type=click.Choice(["onnx", "safetensors"]), required=True, help="What to write.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The .onnx file, or the folder.")
+@reporting_errors
+def export(*, encoder: str, kind: str, output: Path) -> None:
+    """Write ENCODER (name, name@version, or a checkpoint folder) for use elsewhere.
+
+    onnx: one file whose graph takes pictures as bytes, uint8 (n, size, size, 3), and gives vectors of length 1; its
+    metadata says how pictures become that. safetensors: the folder that `akin encoders register` takes.
+    """
+    found = find_checkpoint(encoder)
+    if kind == "safetensors":
+        checkpoint.save(output, found)
+        click.echo(f"{found.manifest.ref} is in {output}; `akin encoders register {output}` takes it")
+        return
+    require_torch()
+    from services.encoders import onnx_export
+
+    difference = onnx_export.export(found, output)
+    click.echo(
+        f"{found.manifest.ref} is in {output}; ONNX Runtime gives PyTorch's vectors "
+        f"within {difference:.1g} (allowed: {onnx_export.TOLERANCE:g})"
+    )
+
+
+def find_checkpoint(reference: str) -> Checkpoint:
+    """The encoder in a checkpoint folder, or the registered one of a name.
+
+    Raises:
+        EncoderError: the folder holds no encoder, or its weights are damaged.
+        NotFound: there is neither such a folder nor such a registered encoder.
+    """
+    from services.bootstrap import install
+
+    if Path(reference).is_dir():
+        return checkpoint.read(Path(reference))
+    services = build(load_settings())
+    install(services)
+    return services.encoders.checkpoint(reference)
+
+
+def require_torch() -> None:
+    """Check that PyTorch is installed.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigurationError("this needs PyTorch: pip install 'akin[worker]'")
+
+
 def register_folder(folder: Path) -> None:
     """Register a checkpoint folder and say what can be done with it."""
     from services.bootstrap import install
-    from services.encoders import checkpoint
 
     read = checkpoint.read(folder)
     services = build(load_settings())

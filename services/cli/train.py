@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +15,28 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from services.cli.encoders import register_folder
 from services.cli.terminal import reporting_errors
 from services.config import load_settings
+from services.errors import ConfigurationError
 from services.images.decode import Limits
-from services.training.recipes import RECIPES, find_recipe
+from services.training.recipes import find_recipe
 
 if TYPE_CHECKING:
     from services.training.loop import Epoch, Step
     from services.training.run import Outcome
 
+MOST_WORKERS = 8
+
 
 @click.command()
-@click.option("--recipe", "recipe_name", type=click.Choice(list(RECIPES)), required=True, help="What to train.")
+@click.option(
+    "--recipe", "recipe_name", metavar="NAME", required=True, help="What to train; `akin recipes` lists them."
+)
 @click.option(
     "--data",
-    type=click.Path(exists=True, path_type=Path),
+    "specs",
+    multiple=True,
     required=True,
-    help="Folder or zip file of pictures, flat or as label/file.",
+    help="Pictures: a folder or zip file, flat or as label/file; PATH#PART for a folder inside of it; "
+    "cifar10:FOLDER#train or fashion-mnist:FOLDER#train. Repeat it for several.",
 )
 @click.option(
     "--output",
@@ -36,29 +44,35 @@ if TYPE_CHECKING:
     help="Where the encoder's folder is made; `encoders` in the data directory unless given.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number.")
+@click.option("--steps", "max_steps", type=click.IntRange(min=1), help="End after so many batches.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's seed.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 or mps; AKIN_DEVICE unless given.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode pictures; one a core unless given.")
 @click.option("--name", help="Name of the encoder; the recipe's unless given.")
-@click.option("--description", help="What the manifest says of the data; its file name unless given.")
+@click.option("--description", help="What the manifest says of the data; the names of the sources unless given.")
 @click.option("--register/--no-register", default=True, help="Make it available to `akin reindex`. [default]")
 @click.option("--licence", default="not stated", show_default=True, help="What the manifest says of the weights.")
 @reporting_errors
 def train(
     *,
     recipe_name: str,
-    data: Path,
+    specs: tuple[str, ...],
     output: Path | None,
     epochs: int | None,
+    max_steps: int | None,
     seed: int | None,
     device: str | None,
+    workers: int | None,
     name: str | None,
     description: str | None,
     register: bool,
     licence: str,
 ) -> None:
-    """Train an encoder and keep its best epoch as NAME@VERSION under the output folder."""
-    if importlib.util.find_spec("torch") is None:
-        raise click.ClickException("training needs PyTorch: install akin[worker]")
+    """Train an encoder and keep it as NAME@VERSION under the output folder.
+
+    A training that was interrupted goes on where it was when the same command is given again.
+    """
+    require_torch()
     settings = load_settings()
     recipe = find_recipe(recipe_name)
     recipe = replace(
@@ -72,14 +86,14 @@ def train(
 
         outcome = run.train(
             recipe,
-            data,
+            run.Source(specs, description or ", ".join(Path(spec).name for spec in specs), licence),
             output or settings.data_dir / "encoders",
             Limits(settings.max_image_bytes, settings.max_image_pixels),
-            run.Progress(display.read, display.step, display.epoch),
+            run.Progress(display.read, display.step, display.epoch, display.whiten, display.resume),
             name=name or recipe.name,
-            description=description or data.resolve().name,
-            licence=licence,
             device=device or settings.device,
+            workers=workers or min(MOST_WORKERS, os.cpu_count() or 1),
+            max_steps=max_steps,
         )
     _summarise(console, outcome)
     if register:
@@ -88,8 +102,14 @@ def train(
         click.echo(f"Next: akin encoders register {outcome.folder}")
 
 
+def require_torch() -> None:
+    """Raises ConfigurationError where PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigurationError("this needs PyTorch: install akin[worker]")
+
+
 class _Display:
-    """One progress bar: first over the files, then over the training; a line for each epoch."""
+    """One progress bar: over the files, the training, the pictures that are whitened; a line for each epoch."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
@@ -101,6 +121,7 @@ class _Display:
             console=console,
         )
         self._task = self._bar.add_task("reading", total=None, speed_text="")
+        self._doing = "reading"
 
     def __enter__(self) -> _Display:
         self._bar.start()
@@ -110,21 +131,30 @@ class _Display:
         self._bar.stop()
 
     def read(self, done: int, total: int) -> None:
-        self._show("reading", done, total)
-        if done == total:
-            self._bar.reset(self._task)
+        self._show("reading", "reading", done, total)
 
     def step(self, step: Step) -> None:
-        self._show(f"epoch {step.epoch}, loss {step.loss:.4f}", step.pictures_seen, step.pictures_total)
+        self._show("training", f"epoch {step.epoch}, loss {step.loss:.4f}", step.pictures_seen, step.pictures_total)
+
+    def whiten(self, done: int, total: int) -> None:
+        self._show("whitening", "whitening", done, total)
+
+    def resume(self, folder: Path, epochs: int) -> None:
+        self._bar.console.print(f"going on with {folder.name}, which has {epochs} epochs behind it", highlight=False)
 
     def epoch(self, epoch: Epoch) -> None:
+        metrics = "".join(f", {name} {value:.1%}" for name, value in epoch.metrics.items())
         self._bar.console.print(
             f"epoch {epoch.number:2}: loss {epoch.train_loss:.5f}, validation {epoch.validation_loss:.5f}"
-            f"{' (best so far)' if epoch.best else ''}, {epoch.images_per_second:,.0f} images/s",
+            f"{' (best so far)' if epoch.best else ''}{metrics}, {epoch.images_per_second:,.0f} images/s",
             highlight=False,
         )
 
-    def _show(self, description: str, done: int, total: int) -> None:
+    def _show(self, doing: str, description: str, done: int, total: int) -> None:
+        if doing != self._doing:
+            # A rate over other work would make the remaining time wrong; a resumed training starts in the middle.
+            self._bar.reset(self._task, completed=done)
+            self._doing = doing
         speed = self._bar.tasks[0].speed
         text = f"{speed:,.0f} images/s" if speed else ""
         self._bar.update(self._task, description=description, completed=done, total=total, speed_text=text)
@@ -132,15 +162,8 @@ class _Display:
 
 def _summarise(console: Console, outcome: Outcome) -> None:
     metrics = outcome.manifest.training.metrics
-    report = outcome.folder / "report"
+    lines = [f"{outcome.manifest.ref}: validation loss {metrics['loss']:.5f} at epoch {metrics['epoch']:.0f}"]
     if outcome.unreadable:
-        console.print(
-            f"Files left out: {outcome.unreadable}, see {report / 'unreadable.json'}", soft_wrap=True, highlight=False
-        )
-    console.print(
-        f"{outcome.manifest.ref}: validation loss {metrics['mse']:.5f} at epoch {metrics['epoch']:.0f}\n"
-        f"  encoder: {outcome.folder}\n"
-        f"  losses and reconstructions: {report}",
-        soft_wrap=True,
-        highlight=False,
-    )
+        lines.append(f"  files left out: {outcome.unreadable}, listed in the report")
+    lines += [f"  encoder: {outcome.folder}", f"  report: {outcome.report}"]
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -10,56 +10,50 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from services.encoders.autoencoders import ConvEncoder, FashionEncoder, FolderEncoder, VggEncoder
+from services.encoders.backbones import BACKBONES
 from services.encoders.checkpoint import Checkpoint, verify
 from services.encoders.manifest import Manifest
+from services.encoders.resnet import ResNetEncoder
 from services.errors import EncoderError
 
-
-def conv_encoder(bottleneck: int) -> nn.Sequential:
-    """Encoder half of the convolutional autoencoder: (n, 3, 32, 32) in [-1, 1] to (n, bottleneck).
-
-    Source: the convolutional autoencoder for CIFAR-10 of the Paperspace blog.
-    """
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64 * 8 * 8, bottleneck),
-        nn.ReLU(),
-    )
-
-
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"conv-ae": conv_encoder}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "conv-ae": ConvEncoder,
+    "fashion-ae": FashionEncoder,
+    "folder-ae": FolderEncoder,
+    "resnet": ResNetEncoder,
+    "vgg-ae": VggEncoder,
+}
 
 
 def build(name: str, options: Mapping[str, Any]) -> nn.Module:
     """Build a network with untrained weights.
 
+    Args:
+        name: an architecture of ours, or `torchvision:NAME`, `timm:NAME`, `openclip:NAME`.
+
     Raises:
-        EncoderError: no architecture has this name, or it does not take these options.
+        EncoderError: no architecture has this name, it does not take these options, or its library is missing.
     """
-    if name not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise EncoderError(f"unknown encoder architecture {name!r}: this release knows {known}")
+    family, _, model = name.partition(":")
     try:
-        return ARCHITECTURES[name](**options)
+        if model and family in BACKBONES:
+            return BACKBONES[family](model, **options)
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name](**options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise EncoderError(f"architecture {name!r} does not take the options {dict(options)}: {error}") from error
+    known = ", ".join([*sorted(ARCHITECTURES), *(f"{family}:NAME" for family in sorted(BACKBONES))])
+    raise EncoderError(f"unknown encoder architecture {name!r}: this release knows {known}")
 
 
 def pack(network: nn.Module) -> bytes:
     """The weights of a network as safetensors."""
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    # Cloned: safetensors refuses tensors that share memory, as some libraries' do.
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
     return safetensors.torch.save(state)
 
 
@@ -72,20 +66,51 @@ def load(manifest: Manifest, weights: bytes) -> nn.Module:
     verify(Checkpoint(manifest, weights))
     network = build(manifest.architecture, manifest.options).eval()
     try:
-        network.load_state_dict(safetensors.torch.load(weights))
-    except (SafetensorError, RuntimeError) as error:
+        fill(network, safetensors.torch.load(weights))
+    except (SafetensorError, EncoderError) as error:
         raise EncoderError(f"the weights of {manifest.ref} do not fit {manifest.architecture!r}: {error}") from error
-    _check_shapes(network, manifest)
+    width = output_width(network, manifest.architecture, manifest.preprocessing.size)
+    if width != manifest.dimension:
+        raise EncoderError(f"{manifest.ref} declares dimension {manifest.dimension}, its network gives {width}")
     return network
 
 
+def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network exactly the tensors that it has.
+
+    Raises:
+        EncoderError: some are missing, unknown or of another shape; the message counts them and names a few.
+    """
+    own = network.state_dict()
+    faults = {
+        "missing": [name for name in own if name not in state],
+        "unknown": [name for name in state if name not in own],
+        "of another shape": [name for name in own if name in state and own[name].shape != state[name].shape],
+    }
+    told = [
+        f"{len(names)} tensors are {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
+        if names
+    ]
+    if told:
+        raise EncoderError("; ".join(told))
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:  # some networks want more than tensors, such as a version
+        raise EncoderError(str(error)) from error
+
+
 @torch.inference_mode()
-def _check_shapes(network: nn.Module, manifest: Manifest) -> None:
-    size = manifest.preprocessing.size
+def output_width(network: nn.Module, architecture: str, size: int) -> int:
+    """Numbers that a network in evaluation mode makes of a picture.
+
+    Raises:
+        EncoderError: it does not take pictures of this size, or gives something else than a row for each.
+    """
     try:
         code: Tensor = network(torch.zeros(1, 3, size, size))
-    except RuntimeError as error:
-        raise EncoderError(f"{manifest.architecture!r} does not take {size} × {size} pictures: {error}") from error
-    if code.shape != (1, manifest.dimension):
-        found = tuple(code.shape[1:])
-        raise EncoderError(f"{manifest.ref} declares dimension {manifest.dimension}, its network gives {found}")
+    except (RuntimeError, AssertionError) as error:
+        raise EncoderError(f"{architecture!r} does not take {size} × {size} pictures: {error}") from error
+    if code.ndim != 2:
+        raise EncoderError(f"{architecture!r} gives {tuple(code.shape[1:])} for a picture, which is not one vector")
+    return code.shape[1]

@@ -19,12 +19,15 @@ class _Facts(BaseModel):
 
 
 class TrainingData(_Facts):
-    """What an encoder was trained on; `sha256` is over the sorted names and contents of the pictures."""
+    """What an encoder was trained on; `sha256` is over the sorted names and contents of the pictures.
+
+    The numbers are None where somebody else trained it and does not say.
+    """
 
     description: str
-    trained_on: int = Field(gt=0)
-    held_out: int = Field(gt=0)
-    sha256: Sha256
+    trained_on: Annotated[int, Field(gt=0)] | None
+    held_out: Annotated[int, Field(gt=0)] | None
+    sha256: Sha256 | None
 
 
 class Training(_Facts):
@@ -33,7 +36,7 @@ class Training(_Facts):
     recipe: str
     data: TrainingData
     metrics: dict[str, float]
-    seed: int
+    seed: int | None
     git_revision: str | None
     created: datetime
     licence: str
@@ -56,6 +59,11 @@ class Manifest(_Facts):
     def ref(self) -> str:
         """`name@version`, unique among the encoders of one installation."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def embeds_text(self) -> bool:
+        """Whether sentences get vectors beside those of the pictures they describe."""
+        return self.architecture.startswith("openclip:") and bool(self.options.get("text", True))
 
     def to_json(self) -> str:
         """The manifest as the text of manifest.json."""

@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from services.catalog import indexes
+from services.catalog import encoders, indexes
 from services.catalog.database import Database
 from services.catalog.models import EncoderRow, IndexState
 from services.encoders.checkpoint import Checkpoint, verify
@@ -102,6 +102,20 @@ class EncoderRegistry:
                 continue
             size = encoder.manifest.preprocessing.size
             encoder.encode(np.zeros((1, size, size, 3), np.uint8))
+
+    def checkpoint(self, ref: str) -> Checkpoint:
+        """A registered encoder's manifest and weights, by `name@version`, or the latest version of `name`.
+
+        Raises:
+            NotFound: none is registered under this name.
+            EncoderError: its weights are damaged.
+            Unavailable: the blob store does not answer.
+        """
+        with self._database.reading() as session:
+            manifest = Manifest.model_validate(encoders.by_ref(session, ref).manifest)
+        checkpoint = Checkpoint(manifest, self._blobs.get(_weights_key(manifest.weights_sha256)))
+        verify(checkpoint)
+        return checkpoint
 
     def _load(self, sha256: str) -> Encoder:
         from services.encoders.torch_encoder import TorchEncoder

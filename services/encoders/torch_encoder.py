@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from itertools import pairwise
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from services.encoders.architectures import load
+from services.encoders.batches import Batches
 from services.encoders.manifest import Manifest
-from services.errors import ConfigurationError
+from services.errors import ConfigurationError, EncoderError
 from services.images.preprocess import Preprocessing
 
 LARGEST_BATCH = 256
+# Pictures of a part times pixels of one: what the layers of a network keep of a batch has to fit into memory.
+LARGEST_PIXELS = 2**22
 
 
 class TorchEncoder:
     """Encodes pictures with PyTorch. Thread-safe: threads take turns, so memory stays that of one batch.
+
+    Measured on one CPU core in batches of 64, ONNX Runtime has 1.2 times the rate for conv-ae-200 and 0.7 to 1.2
+    times for three small ResNets, and torch.compile 1.0 times after half a minute of compiling: neither is used.
 
     Args:
         manifest: facts of the encoder.
@@ -34,35 +44,66 @@ class TorchEncoder:
     def __init__(self, manifest: Manifest, weights: bytes, device: str = "auto") -> None:
         self.manifest = manifest
         self.device = pick_device(device)
-        network = load(manifest, weights)
-        self._network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = fold_batch_norms(load(manifest, weights))
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._batches = Batches(
+            self.device, max(1, min(LARGEST_BATCH, LARGEST_PIXELS // manifest.preprocessing.size**2))
+        )
         self._turn = Lock()
 
     def encode(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode (n, size, size, 3) uint8 into (n, dimension) unit rows; see `Encoder.encode`."""
+        return self._run(self.network, batch, self.manifest.dimension)
+
+    def encode_flattened(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Encode (n, size, size, 3) uint8 into unit rows of the network's whole code, before it is pooled.
+
+        Raises:
+            EncoderError: the embedding of this encoder is its whole code.
+            ValueError: the batch is not uint8 of that shape.
+        """
+        feature_map = getattr(self.network, "feature_map", None)
+        if feature_map is None:
+            raise EncoderError(f"{self.manifest.ref} pools nothing: its embedding is its whole code")
+        return self._run(lambda pictures: feature_map(pictures).flatten(1), batch, self._flattened_width)
+
+    def encode_text(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode sentences into (n, dimension) unit rows, in the space of the pictures they describe.
+
+        Raises:
+            EncoderError: this encoder embeds pictures only.
+        """
+        if not self.manifest.embeds_text:
+            raise EncoderError(f"{self.manifest.ref} embeds pictures only; an encoder of `openclip:` also embeds text")
+        rows = np.empty((len(texts), self.manifest.dimension), np.float32)
+        with self._turn, torch.inference_mode(), reduced_precision(self.device):
+            for start in range(0, len(texts), LARGEST_BATCH):
+                part = slice(start, start + LARGEST_BATCH)
+                codes: Tensor = self.network.encode_text(texts[part])
+                rows[part] = to_unit_rows(codes.float()).cpu().numpy()
+        return rows
+
+    @cached_property
+    def _flattened_width(self) -> int:
+        size = self.manifest.preprocessing.size
+        with torch.inference_mode():
+            width: int = self.network.feature_map(torch.zeros(1, 3, size, size, device=self.device)).numel()
+        return width
+
+    def _run(
+        self, forward: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], width: int
+    ) -> npt.NDArray[np.float32]:
         size = self.manifest.preprocessing.size
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (size, size, 3):
             raise ValueError(f"expected uint8 (n, {size}, {size}, 3), got {batch.dtype} {batch.shape}")
-        codes = np.empty((len(batch), self.manifest.dimension), np.float32)
-        with self._turn:
-            for start in range(0, len(batch), LARGEST_BATCH):
-                part = slice(start, start + LARGEST_BATCH)
-                codes[part] = self._encode_part(batch[part])
-        return codes
 
-    @torch.inference_mode()
-    def _encode_part(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        pictures = torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self.device)
-        with self._reduced_precision():
-            codes = self._network(to_input(pictures, self.manifest.preprocessing))
-        unit: npt.NDArray[np.float32] = _to_unit_rows(codes.float()).cpu().numpy()
-        return unit
+        def encode(pictures: Tensor) -> Tensor:
+            with reduced_precision(self.device):
+                codes = forward(to_input(pictures, self.manifest.preprocessing))
+            return to_unit_rows(codes.float())
 
-    def _reduced_precision(self) -> AbstractContextManager[object]:
-        if self.device.type != "cuda":
-            return nullcontext()
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        return torch.autocast("cuda", dtype)
+        with self._turn, torch.inference_mode():
+            return self._batches.map(encode, batch, width)
 
 
 def pick_device(name: str) -> torch.device:
@@ -83,6 +124,22 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Multiply batch norms into the convolutions that they follow in an `nn.Sequential`, in place.
+
+    The network must be in evaluation mode, where both are linear: its output stays the same but for rounding.
+    Measured on one CPU core, residual networks encode 1.1 to 1.2 times as many pictures.
+    """
+    for layers in network.modules():
+        if isinstance(layers, nn.Sequential):
+            for position, (layer, following) in enumerate(pairwise(layers)):
+                # No subclasses: some libraries' batch norms also hold the activation.
+                if type(layer) is nn.Conv2d and type(following) is nn.BatchNorm2d:
+                    layers[position] = fuse_conv_bn_eval(layer, following)
+                    layers[position + 1] = nn.Identity()
+    return network
+
+
 def to_input(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Normalise uint8 (n, s, s, 3) on its device to float32 (n, 3, s, s) in channels-last order."""
     mean = torch.tensor(preprocessing.mean, device=pictures.device)
@@ -90,7 +147,15 @@ def to_input(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
     return ((pictures.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def _to_unit_rows(codes: Tensor) -> Tensor:
+def reduced_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Half precision where it pays: bfloat16 on a GPU that has it, float16 on an older one, nothing elsewhere."""
+    if device.type != "cuda":
+        return nullcontext()
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.autocast("cuda", dtype)
+
+
+def to_unit_rows(codes: Tensor) -> Tensor:
     """Rows of length 1; zeros where a row has no direction."""
     norms = codes.norm(dim=1, keepdim=True)
     return torch.where(norms.isfinite() & (norms > 0), codes / norms, 0.0)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.images.decode import Limits, decode, rejecting
 
 Pixels = npt.NDArray[np.uint8]
 Positive = Annotated[float, Field(gt=0)]
+Channel = Annotated[int, Field(ge=0, le=255)]
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -20,7 +22,6 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
     "box": Image.Resampling.BOX,
 }
-_WHITE = (255, 255, 255)
 
 
 class Preprocessing(BaseModel):
@@ -33,10 +34,28 @@ class Preprocessing(BaseModel):
 
     version: Literal[1] = 1
     size: int = Field(ge=1, le=4096, description="side of the square input, in pixels")
-    fit: Literal["stretch", "crop", "pad"] = Field(description="stretched, cut to its middle, or framed in white")
+    fit: Literal["stretch", "crop", "pad"] = Field(description="stretched, cut to its middle, or framed")
     resample: Literal["bilinear", "bicubic", "lanczos", "box"]
     mean: tuple[float, float, float]
     std: tuple[Positive, Positive, Positive]
+    crop_share: float = Field(1.0, gt=0, le=1, description="share of the sides that `stretch` and `crop` keep")
+    margin: int = Field(0, ge=0, description="pixels of background on every side, around what `fit` gives")
+    background: tuple[Channel, Channel, Channel] = Field(
+        (255, 255, 255), description="red, green and blue of the frame"
+    )
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.inner_size < 1:
+            raise ValueError(f"a margin of {self.margin} leaves nothing of {self.size} pixels")
+        if self.crop_share != 1 and self.fit == "pad":
+            raise ValueError("crop_share has no meaning where the whole picture is shown, as by 'pad'")
+        return self
+
+    @property
+    def inner_size(self) -> int:
+        """Side of the square within the margins, in pixels."""
+        return self.size - 2 * self.margin
 
 
 def preprocess(data: bytes, spec: Preprocessing, limits: Limits) -> Pixels:
@@ -45,7 +64,8 @@ def preprocess(data: bytes, spec: Preprocessing, limits: Limits) -> Pixels:
     Raises:
         ImageRejected: the bytes are not a picture that can be decoded within the limits.
     """
-    return preprocess_image(decode(data, limits, at_least=2 * spec.size), spec)
+    at_least = 2 * math.ceil(spec.inner_size / spec.crop_share)
+    return preprocess_image(decode(data, limits, at_least=at_least), spec)
 
 
 def preprocess_image(image: Image.Image, spec: Preprocessing) -> Pixels:
@@ -54,28 +74,34 @@ def preprocess_image(image: Image.Image, spec: Preprocessing) -> Pixels:
     Raises:
         ImageRejected: there is not enough memory.
     """
-    side, resample = (spec.size, spec.size), _RESAMPLING[spec.resample]
+    side, resample = (spec.inner_size, spec.inner_size), _RESAMPLING[spec.resample]
     with rejecting():
         match spec.fit:
             case "stretch":
-                square = image.resize(side, resample)
+                fitted = image.resize(side, resample, box=_middle(image.size, image.size, spec.crop_share))
             case "crop":
-                square = image.resize(side, resample, box=_middle(image.size))
+                short = min(image.size)
+                fitted = image.resize(side, resample, box=_middle(image.size, (short, short), spec.crop_share))
             case "pad":
-                square = _framed(image, spec.size, resample)
-        return np.array(square, dtype=np.uint8)
+                fitted = _shrunk(image, spec.inner_size, resample)
+        return np.array(_framed(fitted, spec), dtype=np.uint8)
 
 
-def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    width, height = size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    return left, top, left + short, top + short
+def _middle(size: tuple[int, int], area: tuple[int, int], share: float) -> tuple[float, float, float, float]:
+    width, height = area[0] * share, area[1] * share
+    left, top = (size[0] - width) / 2, (size[1] - height) / 2
+    return left, top, left + width, top + height
 
 
-def _framed(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
+def _shrunk(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
     scale = side / max(image.size)
     width, height = (max(1, round(length * scale)) for length in image.size)
-    square = Image.new("RGB", (side, side), _WHITE)
-    square.paste(image.resize((width, height), resample), ((side - width) // 2, (side - height) // 2))
+    return image.resize((width, height), resample)
+
+
+def _framed(image: Image.Image, spec: Preprocessing) -> Image.Image:
+    if image.size == (spec.size, spec.size):
+        return image
+    square = Image.new("RGB", (spec.size, spec.size), spec.background)
+    square.paste(image, ((spec.size - image.width) // 2, (spec.size - image.height) // 2))
     return square

@@ -1,28 +1,37 @@
-"""The use case: train an encoder from pictures and leave a checkpoint."""
+"""The use case: train an encoder from pictures and leave a checkpoint and a report."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
+from torch import nn
 
-from services.encoders.architectures import pack
-from services.encoders.checkpoint import Checkpoint, digest, save
+from services.datasets.load import UNLABELLED, Dataset, Unreadable, load
+from services.datasets.split import split
+from services.encoders.architectures import build, pack
+from services.encoders.architectures import load as load_network
+from services.encoders.checkpoint import Checkpoint, digest, read, save
 from services.encoders.manifest import NAME_PATTERN, Manifest, Training, TrainingData
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import pick_device
-from services.errors import EncoderError, InvalidRequest
+from services.errors import InvalidRequest
 from services.images.decode import Limits
-from services.training import report
-from services.training.autoencoder import ARCHITECTURE, Autoencoder
-from services.training.data import load_pictures, split
+from services.training.learner import learner_for
 from services.training.loop import Epoch, Step, fit
-from services.training.recipes import Recipe
+from services.training.projection import Pooling, fit_projection
+from services.training.recipes import Metric, Recipe
+from services.training.report import Report
+from services.training.state import fingerprint, identity_of, past_epochs
+
+STATE_FILE = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,107 +41,206 @@ class Progress:
     on_read: Callable[[int, int], None]
     on_step: Callable[[Step], None]
     on_epoch: Callable[[Epoch], None]
+    on_whiten: Callable[[int, int], None]
+    on_resume: Callable[[Path, int], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished training: the folder of the best checkpoint, its manifest, and the files left out."""
+    """A finished training: the folder of the checkpoint, its manifest, the report and the files left out."""
 
     folder: Path
     manifest: Manifest
+    report: Path
     unreadable: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is trained on, and what the manifest says of it."""
+
+    specs: Sequence[str]
+    description: str
+    licence: str
 
 
 def train(
     recipe: Recipe,
-    source: Path,
+    source: Source,
     output: Path,
     limits: Limits,
     progress: Progress,
     *,
     name: str,
-    description: str,
-    licence: str,
     device: str,
+    workers: int,
+    max_steps: int | None = None,
 ) -> Outcome:
-    """Train an encoder and keep the epoch of lowest validation loss in `output/name@version`.
+    """Train an encoder and keep the epoch that its recipe wants in `output/name@version`.
 
-    The version is the first that neither the folder nor Akin itself has. The checkpoint is replaced
-    after each better epoch, so a training that is cut short leaves its best so far. Beside it,
-    `report/` has the losses, the files left out, and reconstructions of pictures held out, per epoch.
+    A training that was cut short goes on where its last state was written, if recipe and pictures are the same;
+    otherwise the version is the first that neither the folder nor Akin itself has. The checkpoint is replaced
+    after each better epoch. Beside it, `report/` has what the training looked like.
 
     Args:
-        description: what the manifest says of the data.
-        licence: what the manifest says of the weights.
+        workers: processes that decode pictures.
+        max_steps: end after so many batches.
 
     Raises:
         InvalidRequest: the name cannot be one, or the source has no pictures to train on.
         ConfigurationError: this machine has no such device.
-        EncoderError: no epoch had a finite validation loss.
+        EncoderError: the training diverged.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidRequest(f"{name!r} cannot name an encoder: lower-case letters, digits, - and . are allowed")
     target = pick_device(device)
-    pictures = load_pictures(source, recipe.preprocessing, limits, progress.on_read)
-    trained_on, held_out = split(len(pictures.pixels), recipe.held_out, recipe.seed)
-    validation = pictures.pixels[held_out]
+    pictures = load(source.specs, recipe.preprocessing, limits, workers=workers, progress=progress.on_read)
+    if isinstance(recipe.objective, Metric):
+        pictures = _labelled(pictures)
+    trained_on, kept_out = split(len(pictures), recipe.held_out, recipe.seed)
+    train_set, held_out = pictures.take(trained_on), pictures.take(kept_out)
+    identity = fingerprint(recipe, pictures.sha256, max_steps)
+    folder, version = _folder(output, name, identity)
+    state_path = folder / STATE_FILE
     data = TrainingData(
-        description=description, trained_on=len(trained_on), held_out=len(held_out), sha256=pictures.sha256
+        description=source.description, trained_on=len(train_set), held_out=len(held_out), sha256=pictures.sha256
     )
-    version = _next_version(name, output)
-    folder = output / f"{name}@{version}"
-    figures = folder / "report"
-    figures.mkdir(parents=True)
-    report.write_unreadable(figures / "unreadable.json", pictures.unreadable)
+    scribe = _Scribe(folder, recipe, name, version, data, source.licence)
 
-    revision = _git_revision()
     torch.manual_seed(recipe.seed)
-    network = Autoencoder(recipe.bottleneck)
-    manifest: Manifest | None = None
-    epochs: list[Epoch] = []
-    for epoch in fit(network, recipe, pictures.pixels[trained_on], validation, device=target, on_step=progress.on_step):
-        if epoch.best:
-            weights = pack(network.encoder)
-            training = _describe(recipe, epoch, data, revision, licence)
-            manifest = Manifest(
-                name=name,
-                version=version,
-                architecture=ARCHITECTURE,
-                options={"bottleneck": recipe.bottleneck},
-                dimension=recipe.bottleneck,
-                preprocessing=recipe.preprocessing,
-                weights_sha256=digest(weights),
-                training=training,
-            )
-            save(folder, Checkpoint(manifest, weights))
-        epochs.append(epoch)
-        report.write_losses(figures / "losses.json", epochs)
-        report.draw_reconstructions(figures / f"epoch-{epoch.number:02}.png", network, validation, recipe.preprocessing)
+    learner = learner_for(recipe, len(pictures.classes))
+    history = [Epoch(**epoch) for epoch in past_epochs(state_path)]
+    if state_path.exists():
+        progress.on_resume(folder, len(history))
+    report = Report(folder / "report", recipe, held_out, pictures.unreadable)
+    for epoch in fit(
+        learner,
+        recipe,
+        train_set,
+        held_out,
+        device=target,
+        state_path=state_path,
+        identity=identity,
+        on_step=progress.on_step,
+        max_steps=max_steps,
+    ):
+        history.append(epoch)
+        if epoch.best or recipe.keep == "last":
+            scribe.save(learner.encoder, recipe.options, epoch)
+        report.add_epoch(learner, history, target)
         progress.on_epoch(epoch)
-    if manifest is None:
-        raise EncoderError(f"the training diverged: no epoch had a finite validation loss; see {figures}")
-    return Outcome(folder, manifest, len(pictures.unreadable))
+
+    kept = read(folder)
+    encoder = load_network(kept.manifest, kept.weights).to(target)
+    if recipe.whitening is not None:
+        encoder = _whiten(encoder, recipe, train_set, target, progress.on_whiten)
+        options = recipe.options | {"dimension": recipe.whitening.dimension}
+        scribe.save(encoder, options, _kept_epoch(recipe, history))
+    manifest = read(folder).manifest
+    page = report.finish(encoder, manifest, train_set, history, target)
+    state_path.unlink()
+    return Outcome(folder, manifest, page, len(pictures.unreadable))
 
 
-def _describe(recipe: Recipe, epoch: Epoch, data: TrainingData, revision: str | None, licence: str) -> Training:
-    return Training(
-        recipe=recipe.name,
-        data=data,
-        metrics={"epoch": epoch.number, "train_mse": epoch.train_loss, "mse": epoch.validation_loss},
-        seed=recipe.seed,
-        git_revision=revision,
-        created=datetime.now(UTC).replace(microsecond=0),
-        licence=licence,
+@dataclass(frozen=True)
+class _Scribe:
+    """Writes checkpoints of one training."""
+
+    folder: Path
+    recipe: Recipe
+    name: str
+    version: int
+    data: TrainingData
+    licence: str
+
+    def save(self, encoder: nn.Module, options: dict[str, Any], epoch: Epoch) -> None:
+        """Write the encoder as it is after an epoch, replacing the one before."""
+        weights = pack(encoder)
+        training = Training(
+            recipe=self.recipe.name,
+            data=self.data,
+            metrics={
+                "epoch": epoch.number,
+                "train_loss": epoch.train_loss,
+                "loss": epoch.validation_loss,
+            }
+            | epoch.metrics,
+            seed=self.recipe.seed,
+            git_revision=_git_revision(),
+            created=datetime.now(UTC).replace(microsecond=0),
+            licence=self.licence,
+        )
+        manifest = Manifest(
+            name=self.name,
+            version=self.version,
+            architecture=self.recipe.architecture,
+            options=options,
+            dimension=_dimension(encoder, self.recipe.preprocessing.size),
+            preprocessing=self.recipe.preprocessing,
+            weights_sha256=digest(weights),
+            training=training,
+        )
+        save(self.folder, Checkpoint(manifest, weights))
+
+
+def _labelled(pictures: Dataset) -> Dataset:
+    """The pictures that have a label; the others are listed as left out."""
+    without = [
+        Unreadable(name, "no label: it lies in no folder")
+        for name, label in zip(pictures.names, pictures.labels, strict=True)
+        if label == UNLABELLED
+    ]
+    if not without:
+        return pictures
+    kept = pictures.take(np.flatnonzero(pictures.labels != UNLABELLED))
+    return replace(kept, unreadable=[*pictures.unreadable, *without])
+
+
+def _kept_epoch(recipe: Recipe, history: list[Epoch]) -> Epoch:
+    return history[-1] if recipe.keep == "last" else [epoch for epoch in history if epoch.best][-1]
+
+
+def _whiten(
+    encoder: nn.Module,
+    recipe: Recipe,
+    train_set: Dataset,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> nn.Module:
+    """The same network with a projection that is fitted to the pictures it was trained on."""
+    assert recipe.whitening is not None
+    projection = fit_projection(
+        cast(Pooling, encoder), train_set, recipe.preprocessing, recipe.whitening, device=device, progress=progress
     )
+    projected = build(recipe.architecture, recipe.options | {"dimension": recipe.whitening.dimension})
+    projected.load_state_dict(encoder.state_dict(), strict=False)
+    projected.projection = projection
+    return projected.to(device).eval()
 
 
-def _next_version(name: str, output: Path) -> int:
+@torch.inference_mode()
+def _dimension(encoder: nn.Module, size: int) -> int:
+    device = next(encoder.parameters()).device
+    training = encoder.training
+    encoder.eval()
+    dimension: int = encoder(torch.zeros(1, 3, size, size, device=device)).shape[1]
+    encoder.train(training)
+    return dimension
+
+
+def _folder(output: Path, name: str, identity: str) -> tuple[Path, int]:
+    """Where this training was interrupted, else the first version that neither the folder nor Akin has."""
     taken = [encoder.manifest.version for encoder in shipped() if encoder.manifest.name == name]
     for folder in output.glob(f"{name}@*"):
-        version = folder.name.removeprefix(f"{name}@")
-        if version.isdecimal():
-            taken.append(int(version))
-    return max(taken, default=0) + 1
+        number = folder.name.removeprefix(f"{name}@")
+        if number.isdecimal():
+            if identity_of(folder / STATE_FILE) == identity:
+                return folder, int(number)
+            taken.append(int(number))
+    version = max(taken, default=0) + 1
+    folder = output / f"{name}@{version}"
+    folder.mkdir(parents=True)
+    return folder, version
 
 
 def _git_revision() -> str | None:

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
-from services.encoders.architectures import build, load, pack
+from services.encoders.architectures import build, load, output_width, pack
 from services.encoders.base import Encoder
 from services.encoders.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, Checkpoint, digest, read, save
 from services.encoders.manifest import Manifest, Training, TrainingData, parse_manifest
 from services.encoders.shipped import ShippedEncoder, shipped
-from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder
+from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder, to_input
 from services.errors import ConfigurationError, EncoderError
 from services.images.preprocess import Preprocessing
 
@@ -49,10 +50,23 @@ def checkpoint_of(weights: bytes, **changes: Any) -> Checkpoint:
     return Checkpoint(manifest.model_copy(update=changes), weights)
 
 
+def checkpoint_with(architecture: str, options: dict[str, Any], size: int) -> Checkpoint:
+    """An encoder with random weights."""
+    torch.manual_seed(0)
+    network = build(architecture, options)
+    preprocessing = Preprocessing(size=size, fit="stretch", resample="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
+    return checkpoint_of(
+        pack(network),
+        architecture=architecture,
+        options=options,
+        dimension=output_width(network.eval(), architecture, size),
+        preprocessing=preprocessing,
+    )
+
+
 @pytest.fixture
 def checkpoint() -> Checkpoint:
-    torch.manual_seed(0)
-    return checkpoint_of(pack(build("conv-ae", {"bottleneck": DIMENSION})))
+    return checkpoint_with("conv-ae", {"bottleneck": DIMENSION}, 32)
 
 
 @pytest.fixture
@@ -60,8 +74,8 @@ def encoder(checkpoint: Checkpoint) -> TorchEncoder:
     return TorchEncoder(*checkpoint, device="cpu")
 
 
-def noise(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+def noise(count: int, size: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 class TestEncoding:
@@ -108,6 +122,47 @@ class TestEncoding:
         with pytest.raises(ValueError, match=r"expected uint8 \(n, 32, 32, 3\)"):
             encoder.encode(batch)
 
+    @pytest.mark.parametrize(
+        ("architecture", "options"),
+        [
+            ("resnet", {"stem": 8, "stem_stride": 2, "widths": [8, 16], "blocks": [1, 2], "pooled_stages": 2}),
+            ("fashion-ae", {"latent": 6}),
+            ("torchvision:mobilenet_v3_small", {}),
+        ],
+    )
+    def test_is_that_of_the_network_with_its_batch_norms(self, architecture: str, options: dict[str, Any]) -> None:
+        manifest, weights = checkpoint_with(architecture, options, 32)
+        network = load(manifest, weights)
+        with torch.no_grad():
+            for layer in network.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.running_mean.normal_(0, 0.1)
+                    layer.running_var.uniform_(0.5, 2)
+                    layer.weight.uniform_(0.5, 1.5)
+                    layer.bias.normal_(0, 0.1)
+        checkpoint = checkpoint_of(pack(network), **dict(manifest) | {"weights_sha256": digest(pack(network))})
+
+        codes = TorchEncoder(*checkpoint, device="cpu").encode(noise(3))
+
+        with torch.inference_mode():
+            expected = network(to_input(torch.from_numpy(noise(3)), manifest.preprocessing))
+        np.testing.assert_allclose(codes, (expected / expected.norm(dim=1, keepdim=True)).numpy(), atol=1e-5)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    @pytest.mark.parametrize("count", [0, 1, LARGEST_BATCH, 5 * LARGEST_BATCH + 7])
+    def test_on_the_gpu_keeps_every_row_in_its_place(self, encoder: TorchEncoder, count: int) -> None:
+        on_gpu = TorchEncoder(encoder.manifest, pack(encoder.network), device="cuda")
+
+        codes = on_gpu.encode(noise(count)[::-1])
+
+        assert codes.shape == (count, DIMENSION)
+        assert count == 0 or (codes[::-1] * encoder.encode(noise(count))).sum(axis=1).min() > 0.999
+
+    def test_of_text_is_refused_where_only_pictures_are_embedded(self, encoder: TorchEncoder) -> None:
+        assert not encoder.manifest.embeds_text
+        with pytest.raises(EncoderError, match="tiny@3 embeds pictures only; an encoder of `openclip:`"):
+            encoder.encode_text(["a lamp"])
+
     @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
     def test_refuses_a_device_that_is_not_there(self, checkpoint: Checkpoint, device: str) -> None:
         with pytest.raises(ConfigurationError, match=device):
@@ -148,7 +203,7 @@ class TestCheckpoint:
     def test_refuses_an_unknown_architecture_and_names_the_known(self, checkpoint: Checkpoint) -> None:
         manifest, weights = checkpoint_of(checkpoint.weights, architecture="vit-huge")
 
-        with pytest.raises(EncoderError, match=r"'vit-huge': this release knows conv-ae"):
+        with pytest.raises(EncoderError, match=r"'vit-huge': this release knows conv-ae, .*, timm:NAME"):
             load(manifest, weights)
 
     def test_refuses_options_that_the_architecture_does_not_take(self, checkpoint: Checkpoint) -> None:
@@ -160,7 +215,7 @@ class TestCheckpoint:
     def test_refuses_a_declared_dimension_that_is_not_the_networks(self, checkpoint: Checkpoint) -> None:
         manifest, weights = checkpoint_of(checkpoint.weights, dimension=DIMENSION + 1)
 
-        with pytest.raises(EncoderError, match=r"declares dimension 25, its network gives \(24,\)"):
+        with pytest.raises(EncoderError, match=r"declares dimension 25, its network gives 24"):
             load(manifest, weights)
 
     def test_refuses_tensors_of_another_shape(self, checkpoint: Checkpoint) -> None:

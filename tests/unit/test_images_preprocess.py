@@ -70,6 +70,50 @@ def test_pad_frames_the_whole_picture_in_white() -> None:
     assert pixels[16, 16].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(300, 100), (7, 5)])
+def test_a_margin_frames_what_the_same_fit_gives_for_the_inner_size(fit: str, size: tuple[int, int]) -> None:
+    background = (10, 20, 30)
+
+    framed = preprocess_image(striped(*size), spec(fit=fit, size=48, margin=6, background=background))
+    inner = preprocess_image(striped(*size), spec(fit=fit, size=36, background=background))
+
+    assert framed.shape == (48, 48, 3)
+    assert (framed[6:42, 6:42] == inner).all()
+    framed[6:42, 6:42] = background
+    assert (framed == background).all()
+
+
+def test_pad_takes_the_background() -> None:
+    pixels = preprocess_image(striped(300, 100), spec(fit="pad", background=(0, 0, 0)))
+
+    assert pixels[0, 16].tolist() == pixels[31, 16].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop"])
+@pytest.mark.parametrize("size", [(300, 200), (200, 300)])
+def test_a_crop_share_keeps_that_much_of_the_sides(fit: str, size: tuple[int, int]) -> None:
+    """As classifiers are evaluated: resized to 256, of which the middle 224 are kept."""
+    gradient = Image.merge("RGB", [Image.linear_gradient("L").rotate(turn) for turn in (0, 90, 180)]).resize(size)
+
+    kept = preprocess_image(gradient, spec(fit=fit, size=224, crop_share=0.875)).astype(int)
+    whole = preprocess_image(gradient, spec(fit=fit, size=256)).astype(int)
+
+    assert np.abs(kept - whole[16:240, 16:240]).max() <= 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"fit": "crop", "crop_share": 0.5}, {"margin": 4}])
+def test_jpegs_are_decoded_with_twice_the_pixels_that_are_kept(changes: dict[str, object]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    smooth = Image.fromarray(noise).resize((48, 48)).resize((512, 512), Image.Resampling.BICUBIC)
+    data = jpeg(smooth)
+
+    reduced = preprocess(data, spec(**changes), LIMITS).astype(int)
+    full = preprocess_image(Image.open(BytesIO(data)).convert("RGB"), spec(**changes)).astype(int)
+
+    assert np.abs(reduced - full).mean() < 1.5
+
+
 def test_the_same_bytes_give_the_same_pixels() -> None:
     data = jpeg(striped(640, 480))
 
@@ -94,7 +138,19 @@ def test_a_broken_picture_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"version": 2}, {"size": 0}, {"fit": "fill"}, {"std": (0.5, 0.0, 0.5)}, {"unknown": 1}]
+    "changes",
+    [
+        {"version": 2},
+        {"size": 0},
+        {"fit": "fill"},
+        {"std": (0.5, 0.0, 0.5)},
+        {"unknown": 1},
+        {"margin": 16},
+        {"margin": -1},
+        {"background": (0, 0, 256)},
+        {"fit": "pad", "crop_share": 0.9},
+        {"fit": "crop", "crop_share": 1.1},
+    ],
 )
 def test_a_specification_that_is_not_understood_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
@@ -102,4 +158,13 @@ def test_a_specification_that_is_not_understood_is_refused(changes: dict[str, ob
 
 
 def test_a_specification_survives_json() -> None:
+    framed = spec(margin=3, background=(1, 2, 3))
+
     assert Preprocessing.model_validate_json(spec().model_dump_json()) == spec()
+    assert Preprocessing.model_validate_json(framed.model_dump_json()) == framed
+
+
+def test_a_specification_of_before_margins_is_one_without() -> None:
+    old = spec().model_dump(exclude={"margin", "background", "crop_share"})
+
+    assert Preprocessing.model_validate(old) == spec()

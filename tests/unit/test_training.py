@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +15,25 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from services.cli.recipes import recipes as recipes_command
 from services.cli.train import train as train_command
+from services.datasets.load import Dataset, load
+from services.datasets.split import split
 from services.encoders.checkpoint import read
 from services.encoders.torch_encoder import TorchEncoder
-from services.errors import EncoderError, InvalidRequest, NotFound
+from services.errors import Conflict, EncoderError, InvalidRequest, NotFound
 from services.images.decode import Limits
-from services.images.preprocess import preprocess
-from services.training.autoencoder import Autoencoder
-from services.training.data import Pictures, load_pictures, split
+from services.training.augmentation import Augmentation
+from services.training.learner import Learner, learner_for
 from services.training.loop import Epoch, Step, fit
-from services.training.recipes import RECIPES, Recipe, find_recipe
-from services.training.run import Outcome, Progress, train
+from services.training.projection import whitened
+from services.training.recipes import RECIPES, Contrastive, Metric, Optimiser, Recipe, Whitening, find_recipe
+from services.training.run import Outcome, Progress, Source, train
+from services.training.state import identity_of
 
 LIMITS = Limits(max_bytes=1_000_000, max_pixels=1_000_000)
 CPU = torch.device("cpu")
+SMALL = {"stem": 4, "stem_stride": 2, "widths": [8, 16], "blocks": [1, 1], "pool": "gem", "pooled_stages": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,36 @@ def recipe() -> Recipe:
     return replace(find_recipe("conv-ae-64"), epochs=2, batch_size=8)
 
 
+def metric() -> Recipe:
+    return replace(
+        find_recipe("metric-photo"),
+        options=SMALL,
+        preprocessing=find_recipe("conv-ae-64").preprocessing,
+        objective=Metric("normalised-softmax", Augmentation(), view_sizes=((0.5, 24), (1.0, 32)), per_class=None),
+        epochs=2,
+        batch_size=8,
+        whitening=Whitening(4),
+    )
+
+
+def contrastive(method: str) -> Recipe:
+    return replace(
+        find_recipe("contrastive-cifar"),
+        options=SMALL,
+        objective=Contrastive(method, Augmentation(jitter=0.8, hue=0.1), view_size=32),  # type: ignore[arg-type]
+        epochs=2,
+        batch_size=8,
+    )
+
+
+EVERY_KIND = [
+    replace(find_recipe("conv-ae-64"), epochs=2, batch_size=8),
+    replace(find_recipe("fashion-ae-2d"), epochs=2, batch_size=8),
+    metric(),
+    *(contrastive(method) for method in ("simclr", "vicreg", "byol", "fastsiam", "dino")),
+]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """40 pictures of two labels: gradients from a dark colour to a light one."""
@@ -61,8 +94,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def load(source: Path, recipe: Recipe, progress: Callable[[int, int], None] = lambda *_: None) -> Pictures:
-    return load_pictures(source, recipe.preprocessing, LIMITS, progress)
+def pictures_of(source: Path, recipe: Recipe) -> Dataset:
+    return load([str(source)], recipe.preprocessing, LIMITS, workers=1, progress=lambda *_: None)
+
+
+def halves(source: Path, recipe: Recipe) -> tuple[Dataset, Dataset]:
+    pictures = pictures_of(source, recipe)
+    return pictures.take(np.arange(8, 40)), pictures.take(np.arange(8))
+
+
+def seeded(recipe: Recipe) -> Learner:
+    torch.manual_seed(recipe.seed)
+    return learner_for(recipe, classes=2)
+
+
+def fitted(
+    learner: Learner,
+    recipe: Recipe,
+    data: tuple[Dataset, Dataset],
+    state: Path,
+    on_step: Callable[[Step], None] = lambda _: None,
+    **more: Any,
+) -> list[Epoch]:
+    train_set, held_out = data
+    epochs = fit(
+        learner, recipe, train_set, held_out, device=CPU, state_path=state, identity="this", on_step=on_step, **more
+    )
+    return list(epochs)
 
 
 def run(
@@ -70,111 +128,159 @@ def run(
     source: Path,
     output: Path,
     on_epoch: Callable[[Epoch], Any] = lambda _: None,
+    on_step: Callable[[Step], Any] = lambda _: None,
+    on_resume: Callable[[Path, int], Any] = lambda *_: None,
     name: str = "tiny",
+    max_steps: int | None = None,
 ) -> Outcome:
-    progress = Progress(lambda *_: None, lambda _: None, on_epoch)
-    return train(
-        recipe, source, output, LIMITS, progress, name=name, description="gradients", licence="CC0-1.0", device="cpu"
-    )
+    progress = Progress(lambda *_: None, on_step, on_epoch, lambda *_: None, on_resume)
+    described = Source([str(source)], "gradients", "CC0-1.0")
+    return train(recipe, described, output, LIMITS, progress, name=name, device="cpu", workers=1, max_steps=max_steps)
 
 
-class TestData:
-    def test_a_folder_and_a_zip_file_of_it_are_the_same_pictures(self, folder: Path, recipe: Recipe) -> None:
-        archive = folder.with_suffix(".zip")
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-            for path in sorted(folder.rglob("*.png"), reverse=True):
-                file.write(path, path.relative_to(folder).as_posix())
+class Interrupted(Exception):
+    """What stands in for the end of a process."""
 
-        from_folder, from_zip = load(folder, recipe), load(archive, recipe)
 
-        assert from_folder.pixels.shape == (40, 32, 32, 3)
-        assert from_folder.pixels.dtype == np.uint8
-        assert np.array_equal(from_folder.pixels, from_zip.pixels)
-        assert from_folder.sha256 == from_zip.sha256
+def interrupt_after(count: int) -> Callable[[Step], None]:
+    left = [count]
 
-    def test_pictures_are_preprocessed_as_queries_are(self, folder: Path, recipe: Recipe) -> None:
-        first = sorted(folder.rglob("*.png"))[0]
+    def on_step(_: Step) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise Interrupted
 
-        pixels = load(folder, recipe).pixels
-
-        assert np.array_equal(pixels[0], preprocess(first.read_bytes(), recipe.preprocessing, LIMITS))
-
-    def test_unreadable_files_are_left_out_and_listed(self, folder: Path, recipe: Recipe) -> None:
-        (folder / "cold" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
-        (folder / "notes.txt").write_text("not a picture")
-
-        pictures = load(folder, recipe)
-
-        assert len(pictures.pixels) == 40
-        assert [item.name for item in pictures.unreadable] == ["cold/broken.png", "notes.txt"]
-        assert all(item.reason for item in pictures.unreadable)
-
-    def test_damaged_and_huge_members_of_a_zip_file_are_listed(self, folder: Path, recipe: Recipe) -> None:
-        good = sorted(folder.rglob("*.png"))
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w") as file:
-            for path in good[:3]:
-                file.write(path, path.name)
-            file.writestr("huge.png", bytes(LIMITS.max_bytes + 1), zipfile.ZIP_DEFLATED)
-        damaged = content.getvalue().replace(good[0].read_bytes(), bytes(good[0].stat().st_size))
-        archive = folder.parent / "damaged.zip"
-        archive.write_bytes(damaged)
-
-        pictures = load(archive, recipe)
-
-        assert len(pictures.pixels) == 2
-        assert [item.name for item in pictures.unreadable] == [good[0].name, "huge.png"]
-
-    def test_progress_covers_every_file(self, folder: Path, recipe: Recipe) -> None:
-        seen: list[tuple[int, int]] = []
-
-        load(folder, recipe, lambda done, total: seen.append((done, total)))
-
-        assert seen == [(number, 40) for number in range(1, 41)]
-
-    def test_refuses_what_has_no_pictures(self, tmp_path: Path, recipe: Recipe) -> None:
-        (tmp_path / "a.txt").write_text("text")
-
-        with pytest.raises(InvalidRequest, match=r"fewer than two readable pictures \(1 unreadable\)"):
-            load(tmp_path, recipe)
-        with pytest.raises(InvalidRequest, match="neither a folder nor a zip file"):
-            load(tmp_path / "a.txt", recipe)
-
-    def test_the_held_out_pictures_depend_on_the_seed_alone(self) -> None:
-        trained_on, held_out = split(100, 0.1, seed=4)
-
-        assert sorted([*trained_on, *held_out]) == list(range(100))
-        assert len(held_out) == 10
-        assert np.array_equal(held_out, split(100, 0.1, seed=4)[1])
-        assert not np.array_equal(held_out, split(100, 0.1, seed=5)[1])
-
-    def test_both_halves_of_a_split_have_a_picture(self) -> None:
-        assert [len(half) for half in split(2, 0.01, seed=0)] == [1, 1]
-        assert [len(half) for half in split(2, 0.99, seed=0)] == [1, 1]
+    return on_step
 
 
 class TestLoop:
-    def test_two_epochs_lower_the_loss(self, folder: Path, recipe: Recipe) -> None:
-        pixels = load(folder, recipe).pixels
-        torch.manual_seed(0)
+    def test_two_epochs_lower_the_loss(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
         steps: list[Step] = []
 
-        first, second = fit(Autoencoder(64), recipe, pixels[:32], pixels[32:], device=CPU, on_step=steps.append)
+        first, second = fitted(seeded(recipe), recipe, halves(folder, recipe), tmp_path / "state", steps.append)
 
         assert second.train_loss < first.train_loss
         assert second.validation_loss < first.validation_loss
         assert second.best
-        assert [step.pictures_seen for step in steps] == [8, 16, 24, 32, 40, 48, 56, 64]
+        assert [step.pictures_seen for step in steps][-1] == 64
         assert {step.pictures_total for step in steps} == {64}
 
-    def test_an_epoch_that_is_worse_is_not_the_best(self, recipe: Recipe) -> None:
-        white, black = np.full((16, 32, 32, 3), 255, np.uint8), np.zeros((4, 32, 32, 3), np.uint8)
-        torch.manual_seed(0)
+    def test_an_epoch_that_is_worse_is_not_the_best(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+        train_set, held_out = halves(folder, recipe)
+        train_set.pixels[:], held_out.pixels[:] = 255, 0
 
-        first, second = fit(Autoencoder(64), recipe, white, black, device=CPU, on_step=lambda _: None)
+        first, second = fitted(seeded(recipe), recipe, (train_set, held_out), tmp_path / "state")
 
         assert second.validation_loss > first.validation_loss
         assert (first.best, second.best) == (True, False)
+
+    def test_patience_ends_a_training_that_gets_no_better(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+        train_set, held_out = halves(folder, recipe)
+        train_set.pixels[:], held_out.pixels[:] = 255, 0
+        patient = replace(recipe, epochs=10, patience=2)
+
+        epochs = fitted(seeded(recipe), patient, (train_set, held_out), tmp_path / "state")
+
+        assert [epoch.best for epoch in epochs] == [True, False, False]
+
+    def test_steps_may_end_in_the_middle_of_an_epoch(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+        steps: list[Step] = []
+
+        epochs = fitted(seeded(recipe), recipe, halves(folder, recipe), tmp_path / "state", steps.append, max_steps=5)
+
+        assert [epoch.number for epoch in epochs] == [1, 2]
+        assert (steps[-1].pictures_seen, steps[-1].pictures_total) == (40, 40)
+
+    @pytest.mark.parametrize(
+        "kind", EVERY_KIND, ids=lambda kind: f"{kind.name}-{getattr(kind.objective, 'method', '')}"
+    )
+    @pytest.mark.parametrize("steps", [1, 3, 4, 6])
+    def test_goes_on_after_an_interruption_with_the_same_result(
+        self, folder: Path, kind: Recipe, steps: int, tmp_path: Path
+    ) -> None:
+        data = halves(folder, kind)
+        whole = seeded(kind)
+        expected = fitted(whole, kind, data, tmp_path / "whole")
+
+        interrupted = seeded(kind)
+        with pytest.raises(Interrupted):
+            # The state is written after each step, and the next is told of before its own is.
+            fitted(
+                interrupted,
+                kind,
+                data,
+                tmp_path / "cut",
+                interrupt_after(steps + 1),
+                checkpoint_seconds=-1,
+                report_seconds=-1,
+            )
+        torch.manual_seed(9)
+        resumed = learner_for(kind, classes=2)
+        epochs = fitted(resumed, kind, data, tmp_path / "cut")
+
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name]), name
+        assert epochs[-1].validation_loss == expected[-1].validation_loss
+        assert epochs[-1].train_loss == pytest.approx(expected[-1].train_loss, rel=1e-6)
+
+    def test_does_not_go_on_with_another_training(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+        data = halves(folder, recipe)
+        fitted(seeded(recipe), recipe, data, tmp_path / "state")
+
+        train_set, held_out = data
+        with pytest.raises(Conflict, match="another training"):
+            list(
+                fit(
+                    seeded(recipe),
+                    recipe,
+                    train_set,
+                    held_out,
+                    device=CPU,
+                    state_path=tmp_path / "state",
+                    identity="other",
+                    on_step=lambda _: None,
+                )
+            )
+
+    def test_a_damaged_state_is_named(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+        (tmp_path / "state").write_bytes(b"not a state")
+
+        with pytest.raises(EncoderError, match="state cannot be read"):
+            fitted(seeded(recipe), recipe, halves(folder, recipe), tmp_path / "state")
+
+    def test_learning_from_labels_needs_two(self) -> None:
+        with pytest.raises(InvalidRequest, match="one folder a class"):
+            learner_for(metric(), classes=1)
+
+    def test_only_networks_with_features_learn_otherwise_than_by_reconstruction(self) -> None:
+        recipe = replace(metric(), architecture="conv-ae", options={"bottleneck": 8})
+
+        with pytest.raises(EncoderError, match="by reconstruction only"):
+            learner_for(recipe, classes=2)
+
+
+class TestWhitening:
+    def test_makes_every_direction_equally_strong(self) -> None:
+        random = np.random.default_rng(0)
+        vectors = torch.from_numpy(random.normal(size=(500, 6)) @ random.normal(size=(6, 6)) + 3)
+
+        projected = whitened(vectors, Whitening(4))(vectors)
+
+        assert torch.allclose(projected.mean(0), torch.zeros(4), atol=1e-4)
+        assert torch.allclose(torch.cov(projected.T), torch.eye(4), atol=1e-3)
+
+    def test_without_strength_it_keeps_distances(self) -> None:
+        vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(500, 6)))
+
+        projected = whitened(vectors, Whitening(6, strength=0))(vectors)
+
+        assert torch.allclose(torch.pdist(projected), torch.pdist(vectors.float()), atol=1e-4)
+
+    def test_refuses_more_numbers_than_the_pictures_vary_in(self) -> None:
+        vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 16)))
+
+        with pytest.raises(EncoderError, match="vary in 4 directions of 16"):
+            whitened(vectors, Whitening(8))
 
 
 class TestTraining:
@@ -185,7 +291,7 @@ class TestTraining:
         assert manifest == outcome.manifest
         assert manifest.dimension == 64
         assert (manifest.training.data.trained_on, manifest.training.data.held_out) == (36, 4)
-        codes = TorchEncoder(manifest, weights, "cpu").encode(load(folder, recipe).pixels)
+        codes = TorchEncoder(manifest, weights, "cpu").encode(pictures_of(folder, recipe).pixels)
         np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1, atol=1e-5)
 
     def test_the_same_seed_gives_the_same_weights(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -211,10 +317,10 @@ class TestTraining:
 
         assert epochs[1].validation_loss > epochs[0].validation_loss
         assert manifest.training.metrics["epoch"] == 1
-        assert manifest.training.metrics["mse"] == epochs[0].validation_loss
+        assert manifest.training.metrics["loss"] == epochs[0].validation_loss
         assert manifest.weights_sha256 == alone.weights_sha256
 
-    def test_reports_losses_reconstructions_and_unreadable_files(
+    def test_reports_epochs_reconstructions_and_unreadable_files(
         self, folder: Path, recipe: Recipe, tmp_path: Path
     ) -> None:
         (folder / "notes.txt").write_text("not a picture")
@@ -222,13 +328,47 @@ class TestTraining:
 
         outcome = run(recipe, folder, tmp_path / "encoders", epochs.append)
 
-        report = outcome.folder / "report"
-        losses = json.loads((report / "losses.json").read_text())
-        assert [row["validation_loss"] for row in losses] == [epoch.validation_loss for epoch in epochs]
-        assert json.loads((report / "unreadable.json").read_text())[0]["name"] == "notes.txt"
-        for number in (1, 2):
-            with Image.open(report / f"epoch-{number:02}.png") as figure:
-                assert figure.size == (4 * 34 + 2, 2 * 34 + 2)
+        facts = json.loads((outcome.report.parent / "report.json").read_text())
+        assert [row["validation_loss"] for row in facts["epochs"]] == [epoch.validation_loss for epoch in epochs]
+        assert facts["unreadable"][0]["name"] == "notes.txt"
+        page = outcome.report.read_text()
+        assert page.count("data:image/png;base64,") == 3  # reconstructions of two epochs, the latent space
+        assert page.count("data:image/webp;base64,") > 12  # queries and what they find
+        assert "http" not in page.replace("http://www.w3.org", "")  # nothing is fetched from anywhere
+        assert "notes.txt" in page
+
+    @pytest.mark.parametrize("kind", [metric(), contrastive("simclr")], ids=lambda kind: kind.name)
+    def test_leaves_whitened_encoders_of_the_declared_dimension(
+        self, folder: Path, kind: Recipe, tmp_path: Path
+    ) -> None:
+        outcome = run(kind, folder, tmp_path / "encoders")
+
+        manifest, weights = read(outcome.folder)
+        assert manifest.dimension == (4 if kind.whitening else 24)
+        codes = TorchEncoder(manifest, weights, "cpu").encode(pictures_of(folder, kind).pixels)
+        assert codes.shape == (40, manifest.dimension)
+        np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1, atol=1e-5)
+        assert "precision@10" in manifest.training.metrics
+
+    def test_goes_on_with_an_interrupted_training_of_the_same_recipe_and_pictures(
+        self, folder: Path, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        output, resumed = tmp_path / "encoders", []
+        whole = run(recipe, folder, tmp_path / "whole").manifest
+
+        def stop_in_the_second_epoch(step: Step) -> None:
+            if step.epoch == 2:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            run(recipe, folder, output, on_step=stop_in_the_second_epoch)
+        other = run(replace(recipe, epochs=1), folder, output).manifest
+        manifest = run(recipe, folder, output, on_resume=lambda *told: resumed.append(told)).manifest
+
+        assert resumed == [(output / "tiny@1", 1)]
+        assert (manifest.ref, other.ref) == ("tiny@1", "tiny@2")
+        assert manifest.weights_sha256 == whole.weights_sha256
+        assert identity_of(output / "tiny@1" / "state.safetensors") is None
 
     def test_never_reuses_a_version(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
         once = replace(recipe, epochs=1)
@@ -239,7 +379,7 @@ class TestTraining:
 
     def test_refuses_to_keep_what_diverged(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
         with pytest.raises(EncoderError, match="diverged"):
-            run(replace(recipe, learning_rate=1e30), folder, tmp_path / "encoders")
+            run(replace(recipe, optimiser=Optimiser("adam", 1e30)), folder, tmp_path / "encoders")
 
     @pytest.mark.parametrize("name", ["Mine", "../mine", "a@1", ""])
     def test_refuses_a_bad_name_before_it_reads_anything(self, recipe: Recipe, tmp_path: Path, name: str) -> None:
@@ -266,6 +406,12 @@ class TestCommand:
         assert "epoch  1: loss" in result.output
         assert str(output / "mine@1") in result.output
         assert read(output / "mine@1").manifest.training.data.description == "pictures"
+
+    def test_lists_every_recipe(self) -> None:
+        result = CliRunner().invoke(recipes_command, [])
+
+        assert result.exit_code == 0
+        assert all(name in result.output for name in RECIPES)
 
     def test_says_in_one_line_what_is_wrong_with_the_data(self, tmp_path: Path) -> None:
         result = CliRunner().invoke(train_command, ["--recipe", "conv-ae-64", "--data", str(tmp_path)])

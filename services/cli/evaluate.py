@@ -1,0 +1,197 @@
+"""akin evaluate: measure encoders side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from services.catalog import encoders as catalog_encoders
+from services.cli.terminal import open_console, reporting_errors
+from services.config import Settings, load_settings
+from services.encoders.checkpoint import MANIFEST_FILE
+from services.wiring import build
+
+if TYPE_CHECKING:
+    from services.encoders.base import Encoder
+    from services.evaluation.material import Split
+    from services.evaluation.run import Evaluation
+    from services.evaluation.subjects import Subject
+
+_UNREADABLE_SHOWN = 10
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+@click.command()
+@click.argument("encoders", nargs=-1, metavar="[ENCODER]...")
+@click.option(
+    "--data",
+    metavar="SET",
+    help="Folder or zip file of label/picture, cifar10:FOLDER or fashion-mnist:FOLDER. A set with train and "
+    "validation or test is searched in the first for the second, any other for each picture among the others.",
+)
+@click.option("--gallery", metavar="SET", help="Instead of --data: the pictures to be found. SET#PART is a part.")
+@click.option("--queries", metavar="SET", help="With --gallery: the pictures to search for.")
+@click.option("--limit", type=click.IntRange(min=2), help="At most so many pictures of each part, drawn by the seed.")
+@click.option(
+    "--copies",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Alter at most so many pictures to search for their originals.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that chance decides.")
+@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps; AKIN_DEVICE unless given.")
+@click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
+@click.option("--json", "json_file", type=_FILE, help="Write all figures to this file.")
+@click.option("--report", "report_file", type=_FILE, help="Write a page with tables and example searches.")
+@reporting_errors
+def evaluate(
+    *,
+    encoders: tuple[str, ...],
+    data: str | None,
+    gallery: str | None,
+    queries: str | None,
+    limit: int | None,
+    copies: int,
+    seed: int,
+    device: str | None,
+    markdown: bool,
+    json_file: Path | None,
+    report_file: Path | None,
+) -> None:
+    """Measure encoders side by side, with raw pixels and a colour histogram as baselines.
+
+    ENCODER is a registered `name@version` or `name`, or a folder with manifest.json and weights.safetensors;
+    with `:flattened` the code that its network pools is measured. Akin need not run.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise click.ClickException("measuring encoders needs PyTorch: install akin[worker]")
+    from services.encoders.torch_encoder import pick_device
+    from services.evaluation.material import open_material
+    from services.evaluation.report import to_html, to_json
+    from services.evaluation.run import evaluate as measure
+    from services.evaluation.speed import device_name
+    from services.evaluation.tables import markdown as as_markdown
+    from services.images.decode import Limits
+    from services.images.pool import DecodePool
+
+    settings = load_settings(**({"device": device} if device else {}))
+    split = _split(data, gallery, queries)
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
+    with (
+        open_material(split, limit, seed) as material,
+        DecodePool(settings.decode_processes, settings.decode_timeout, settings.decode_memory, limits) as pool,
+        _progress() as progress,
+    ):
+        subjects = _subjects(encoders, settings)
+        evaluation = measure(
+            subjects,
+            material,
+            pool,
+            copied=copies,
+            seed=seed,
+            device=device_name(str(pick_device(settings.device))),
+            progress=progress,
+        )
+    if markdown:
+        click.echo(as_markdown(evaluation), nl=False)
+    else:
+        _print(open_console(), evaluation)
+    for file, content in ((json_file, to_json), (report_file, to_html)):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content(evaluation), encoding="utf-8")
+            click.echo(f"Written: {file}", err=True)
+
+
+def _split(data: str | None, gallery: str | None, queries: str | None) -> Split:
+    from services.evaluation.material import Split, split_of
+
+    if (data is None) == (gallery is None) or (queries is not None and gallery is None):
+        raise click.UsageError("give either --data SET, or --gallery SET with or without --queries SET")
+    return split_of(data) if data is not None else Split(str(gallery), queries)
+
+
+def _subjects(references: Sequence[str], settings: Settings) -> list[Subject]:
+    """The encoders, each once, and the baselines after them."""
+    from services.evaluation.subjects import FLATTENED, baselines, of_encoder, of_flattened
+
+    subjects: dict[str, Subject] = {}
+    plain = {baseline.name: baseline for baseline in baselines()}
+    for reference in references:
+        if reference in plain:
+            continue
+        encoder = _encoder(reference.removesuffix(FLATTENED), settings)
+        subject = of_flattened(encoder) if reference.endswith(FLATTENED) else of_encoder(encoder)
+        subjects[subject.name] = subject
+    return [*subjects.values(), *plain.values()]
+
+
+def _encoder(reference: str, settings: Settings) -> Encoder:
+    """An encoder from a folder, or one that is registered."""
+    if (Path(reference) / MANIFEST_FILE).exists():
+        from services.encoders import checkpoint
+        from services.encoders.torch_encoder import TorchEncoder
+
+        return TorchEncoder(*checkpoint.read(Path(reference)), settings.device)
+    from services.bootstrap import install
+
+    services = build(settings)
+    try:
+        install(services)
+        with services.database.reading() as session:
+            sha256 = catalog_encoders.by_ref(session, reference).sha256
+        return services.encoders.encoder(sha256)
+    finally:
+        services.close()
+
+
+@contextmanager
+def _progress() -> Iterator[_Bars]:
+    """Bars on standard error, so that the tables can be redirected."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    """One bar for each thing that is done."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+
+
+def _print(console: Console, evaluation: Evaluation) -> None:
+    from services.evaluation.tables import measured_on, tables
+
+    console.print(measured_on(evaluation), highlight=False)
+    for table in tables(evaluation):
+        drawn = Table("encoder", title=table.title, title_justify="left")
+        for column in table.columns:
+            drawn.add_column(column.title, justify="right")
+        for encoder in evaluation.encoders:
+            cells = [(column.cell(encoder), column.is_best(encoder, evaluation.encoders)) for column in table.columns]
+            drawn.add_row(encoder.name, *(f"[bold green]{text}[/]" if best else text for text, best in cells))
+        console.print(drawn)
+    for note in evaluation.notes:
+        console.print(note, highlight=False)
+    if evaluation.unreadable:
+        console.print(f"{len(evaluation.unreadable):,} unreadable files left out:", highlight=False)
+        for item in evaluation.unreadable[:_UNREADABLE_SHOWN]:
+            console.print(f"  {item.name}: {item.reason}", highlight=False, markup=False, soft_wrap=True)
+        if len(evaluation.unreadable) > _UNREADABLE_SHOWN:
+            console.print("  … the others are in the files of --json and --report")

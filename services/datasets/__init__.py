@@ -1,0 +1,1 @@
+"""Sets of pictures to train on and to measure with."""

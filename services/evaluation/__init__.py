@@ -1,0 +1,1 @@
+"""How well encoders see: figures on labelled sets, on altered copies, and of speed. Needs no torch."""
