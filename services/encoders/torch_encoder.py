@@ -21,6 +21,8 @@ from services.errors import ConfigurationError, EncoderError
 from services.images.preprocess import Preprocessing
 
 LARGEST_BATCH = 256
+# On a CPU, layers of larger parts fall out of its caches: measured, 64 encode 1.1 to 1.3 times as fast as 256.
+LARGEST_BATCH_ON_CPU = 64
 # Pictures of a part times pixels of one: what the layers of a network keep of a batch has to fit into memory.
 LARGEST_PIXELS = 2**22
 
@@ -46,9 +48,8 @@ class TorchEncoder:
         self.device = pick_device(device)
         network = fold_batch_norms(load(manifest, weights))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._batches = Batches(
-            self.device, max(1, min(LARGEST_BATCH, LARGEST_PIXELS // manifest.preprocessing.size**2))
-        )
+        largest = LARGEST_BATCH_ON_CPU if self.device.type == "cpu" else LARGEST_BATCH
+        self._batches = Batches(self.device, max(1, min(largest, LARGEST_PIXELS // manifest.preprocessing.size**2)))
         self._turn = Lock()
 
     def encode(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -61,11 +61,15 @@ Objective = Reconstruction | Contrastive | Metric
 
 @dataclass(frozen=True)
 class Whitening:
-    """Project the pooled numbers to an embedding in which no direction shouts the others down."""
+    """Project the pooled numbers to an embedding in which no direction shouts the others down.
+
+    Attributes:
+        dimension: numbers of the embedding.
+        labels: how many times more than it does what tells labels apart shall vary; without labels of no effect.
+    """
 
     dimension: int
-    strength: float = 1.0
-    """1 gives every direction the same variance, 0 only rotates to principal components."""
+    labels: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -185,17 +189,32 @@ def fashion_ae_2d() -> Recipe:
     )
 
 
+_SIMCLR_COLOURS = Augmentation(
+    scale=(0.2, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, greyscale=0.2
+)
+# Colour is much of what makes products look alike: it is varied as light varies it, not away.
+_PHOTO_COLOURS = Augmentation(scale=(0.25, 1.0), jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01)
+_PHOTO_NETWORK = {
+    "stem": 32,
+    "stem_stride": 2,
+    "widths": [64, 128, 256],
+    "blocks": [1, 1, 1],
+    "pool": "gem",
+    "pooled_stages": 3,
+}
+
+
 def contrastive_cifar() -> Recipe:
-    """Self-supervised SimCLR on a small residual network for 32 × 32 pictures."""
+    """SimCLR on a small residual network for 32 × 32 pictures, with the augmentation of its authors for CIFAR-10."""
     return Recipe(
         name="contrastive-cifar",
-        summary="SimCLR without labels, small ResNet for 32 × 32 pictures",
+        summary="SimCLR without labels: ResNet for 32 × 32 pictures, for a GPU",
         architecture="resnet",
-        options={"stem": 32, "stem_stride": 1, "widths": [32, 64, 128, 256], "blocks": [1, 1, 1, 1]},
+        options={"stem": 64, "stem_stride": 1, "widths": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]},
         preprocessing=_centred(32),
-        objective=Contrastive("simclr", Augmentation(), view_size=32),
-        optimiser=Optimiser("adamw", 2e-3, weight_decay=0.01, schedule="cosine"),
-        epochs=200,
+        objective=Contrastive("simclr", _SIMCLR_COLOURS, view_size=32),
+        optimiser=Optimiser("sgd", 0.12, weight_decay=5e-4, schedule="cosine"),
+        epochs=400,
         batch_size=512,
         held_out=0.1,
         keep="last",
@@ -203,33 +222,103 @@ def contrastive_cifar() -> Recipe:
     )
 
 
+def contrastive_cifar_small() -> Recipe:
+    """The same for a CPU: a network a fiftieth of the size, whose stem halves the sides at once."""
+    return replace(
+        contrastive_cifar(),
+        name="contrastive-cifar-small",
+        summary="SimCLR without labels: a ResNet small enough for a CPU, stages pooled and whitened",
+        options=_PHOTO_NETWORK | {"pool": "avg"},
+        optimiser=Optimiser("adamw", 2e-3, weight_decay=0.01, schedule="cosine"),
+        epochs=30,
+        batch_size=256,
+        whitening=Whitening(256, labels=0),
+    )
+
+
+def contrastive_photo() -> Recipe:
+    """VICReg for a shop's own unlabelled photographs; colours vary little, so that they are kept."""
+    return Recipe(
+        name="contrastive-photo",
+        summary="VICReg without labels on any photographs, stages pooled and whitened to 256 numbers",
+        architecture="resnet",
+        options=_PHOTO_NETWORK,
+        preprocessing=_centred(96),
+        objective=Contrastive("vicreg", _PHOTO_COLOURS, view_size=64),
+        optimiser=Optimiser("adamw", 1e-3, weight_decay=0.01, schedule="cosine"),
+        epochs=100,
+        batch_size=256,
+        held_out=0.1,
+        whitening=Whitening(256, labels=0),
+        keep="last",
+        mixed_precision=True,
+    )
+
+
+def contrastive_photo_byol() -> Recipe:
+    """BYOL, which needs no other pictures to tell one from: for sets in which many are nearly the same."""
+    return _contrastive("contrastive-photo-byol", "byol", "BYOL")
+
+
+def contrastive_photo_fastsiam() -> Recipe:
+    """FastSiam: several views a picture, for small batches and few epochs."""
+    return _contrastive("contrastive-photo-fastsiam", "fastsiam", "FastSiam", views=4)
+
+
+def contrastive_photo_dino() -> Recipe:
+    """DINO: a student learns what its own slow average says."""
+    return _contrastive("contrastive-photo-dino", "dino", "DINO")
+
+
 def metric_photo() -> Recipe:
     """What ships as the default: a cosine classifier over labelled photographs, stages pooled and whitened."""
     return Recipe(
         name="metric-photo",
-        summary="cosine classifier on labelled photographs, stages pooled and whitened to 256 numbers",
+        summary="cosine classifier on labelled photographs, stages pooled and whitened to 256 numbers; the default",
         architecture="resnet",
-        options={
-            "stem": 32,
-            "stem_stride": 2,
-            "widths": [64, 128, 256],
-            "blocks": [1, 1, 1],
-            "pool": "gem",
-            "pooled_stages": 3,
-        },
+        options=_PHOTO_NETWORK,
         preprocessing=_centred(96),
-        objective=Metric(
-            "normalised-softmax",
-            # Colour is much of what makes products look alike: it is varied as light varies it, not away.
-            Augmentation(scale=(0.25, 1.0), jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01),
-            view_sizes=((0.6, 48), (1.0, 64)),
-        ),
+        objective=Metric("normalised-softmax", _PHOTO_COLOURS, view_sizes=((0.6, 48), (1.0, 64))),
         optimiser=Optimiser("adamw", 2e-3, weight_decay=0.05, schedule="cosine"),
         epochs=20,
         batch_size=128,
         held_out=0.1,
         whitening=Whitening(256),
         mixed_precision=True,
+    )
+
+
+def metric_proxy_anchor() -> Recipe:
+    """Proxy-Anchor: each label has a proxy, which all pictures of a batch are drawn to or pushed from."""
+    return _metric("metric-proxy-anchor", "proxy-anchor", "Proxy-Anchor")
+
+
+def metric_triplet() -> Recipe:
+    """Deep ranking: a picture is nearer to one of its label than to one of another, by a margin."""
+    return _metric("metric-triplet", "triplet", "deep ranking by triplets")
+
+
+def metric_multi_similarity() -> Recipe:
+    """Multi-similarity: pairs weigh as much as they are hard, among all pairs of a batch."""
+    return _metric("metric-multi-similarity", "multi-similarity", "multi-similarity")
+
+
+def _contrastive(name: str, method: Method, title: str, views: int = 2) -> Recipe:
+    return replace(
+        contrastive_photo(),
+        name=name,
+        summary=f"{title} instead of VICReg",
+        objective=Contrastive(method, _PHOTO_COLOURS, view_size=64, views=views),
+    )
+
+
+def _metric(name: str, loss: MetricLoss, title: str) -> Recipe:
+    """Items with several pictures each: batches have four pictures of each of some labels."""
+    return replace(
+        metric_photo(),
+        name=name,
+        summary=f"{title} on labels or item ids, four pictures of each in a batch",
+        objective=Metric(loss, _PHOTO_COLOURS, view_sizes=((0.6, 48), (1.0, 64)), per_class=4),
     )
 
 
@@ -241,7 +330,15 @@ _ALL = (
     vgg_ae_448,
     fashion_ae_2d,
     contrastive_cifar,
+    contrastive_cifar_small,
+    contrastive_photo,
+    contrastive_photo_byol,
+    contrastive_photo_fastsiam,
+    contrastive_photo_dino,
     metric_photo,
+    metric_proxy_anchor,
+    metric_triplet,
+    metric_multi_similarity,
 )
 RECIPES: dict[str, Callable[[], Recipe]] = {recipe().name: recipe for recipe in _ALL}
 

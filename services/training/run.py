@@ -27,7 +27,7 @@ from services.images.decode import Limits
 from services.training.learner import learner_for
 from services.training.loop import Epoch, Step, fit
 from services.training.projection import Pooling, fit_projection
-from services.training.recipes import Metric, Recipe
+from services.training.recipes import Metric, Recipe, Reconstruction
 from services.training.report import Report
 from services.training.state import fingerprint, identity_of, past_epochs
 
@@ -208,9 +208,16 @@ def _whiten(
     progress: Callable[[int, int], None],
 ) -> nn.Module:
     """The same network with a projection that is fitted to the pictures it was trained on."""
-    assert recipe.whitening is not None
+    assert recipe.whitening is not None and not isinstance(recipe.objective, Reconstruction)
     projection = fit_projection(
-        cast(Pooling, encoder), train_set, recipe.preprocessing, recipe.whitening, device=device, progress=progress
+        cast(Pooling, encoder),
+        train_set,
+        recipe.preprocessing,
+        recipe.objective.augmentation,
+        recipe.whitening,
+        seed=recipe.seed,
+        device=device,
+        progress=progress,
     )
     projected = build(recipe.architecture, recipe.options | {"dimension": recipe.whitening.dimension})
     projected.load_state_dict(encoder.state_dict(), strict=False)
