@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     api_url: str | None = Field(None, description="where the command line finds the API")
     api_key: SecretStr | None = Field(None, description="the key that the command line uses")
 
-    default_encoder: str = Field("conv-ae-200", description="encoder of a new catalog's first index")
+    default_encoder: str = Field("metric-photo", description="encoder of a new catalog's first index")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",

@@ -71,7 +71,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "key_id": 2,
     "name": "shop",
     "title": "Blue mug",
-    "encoder": "conv-ae-200",
+    "encoder": "metric-photo",
     "scopes": ["search"],
     "image": "@mug.jpg",
     "files": "@mug.jpg",

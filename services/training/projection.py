@@ -20,7 +20,6 @@ from services.encoders.pooling import Projection
 from services.errors import EncoderError
 from services.images.preprocess import Preprocessing
 from services.training.augment import augment
-from services.training.augmentation import Augmentation
 from services.training.learner import normalise, to_values
 from services.training.recipes import Whitening
 
@@ -56,7 +55,6 @@ def fit_projection(
     encoder: Pooling,
     data: Dataset,
     preprocessing: Preprocessing,
-    augmentation: Augmentation,
     spec: Whitening,
     *,
     seed: int,
@@ -75,7 +73,7 @@ def fit_projection(
         values = to_values(torch.from_numpy(data.pixels[chosen[start : start + _BATCH]]).to(device))
         vectors.append(encoder.pooled(normalise(values, preprocessing)).double().cpu())
         if start < _VIEWS:
-            varied = augment(values, augmentation, preprocessing.size, generator)
+            varied = augment(values, spec.views, preprocessing.size, generator)
             views.append(encoder.pooled(normalise(varied, preprocessing)).double().cpu())
         progress(min(start + _BATCH, len(chosen)), len(chosen))
     sample = Sample(torch.cat(vectors), torch.from_numpy(data.labels[chosen]), torch.cat(views))

@@ -65,10 +65,12 @@ class Whitening:
 
     Attributes:
         dimension: numbers of the embedding.
+        views: what changes a picture without making it another; how vectors vary with it is played down.
         labels: how many times more than it does what tells labels apart shall vary; without labels of no effect.
     """
 
     dimension: int
+    views: Augmentation
     labels: float = 10.0
 
 
@@ -194,6 +196,8 @@ _SIMCLR_COLOURS = Augmentation(
 )
 # Colour is much of what makes products look alike: it is varied as light varies it, not away.
 _PHOTO_COLOURS = Augmentation(scale=(0.25, 1.0), jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01)
+# Harder than what the network is trained with: how far details carry shows where little of a picture is left.
+_CLOSE_UPS = replace(_PHOTO_COLOURS, scale=(0.2, 0.7))
 _PHOTO_NETWORK = {
     "stem": 32,
     "stem_stride": 2,
@@ -232,7 +236,7 @@ def contrastive_cifar_small() -> Recipe:
         optimiser=Optimiser("adamw", 2e-3, weight_decay=0.01, schedule="cosine"),
         epochs=30,
         batch_size=256,
-        whitening=Whitening(256, labels=0),
+        whitening=Whitening(256, _CLOSE_UPS, labels=0),
     )
 
 
@@ -249,7 +253,7 @@ def contrastive_photo() -> Recipe:
         epochs=100,
         batch_size=256,
         held_out=0.1,
-        whitening=Whitening(256, labels=0),
+        whitening=Whitening(256, _CLOSE_UPS, labels=0),
         keep="last",
         mixed_precision=True,
     )
@@ -283,7 +287,7 @@ def metric_photo() -> Recipe:
         epochs=20,
         batch_size=128,
         held_out=0.1,
-        whitening=Whitening(256),
+        whitening=Whitening(256, _CLOSE_UPS),
         mixed_precision=True,
     )
 

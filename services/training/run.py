@@ -27,7 +27,7 @@ from services.images.decode import Limits
 from services.training.learner import learner_for
 from services.training.loop import Epoch, Step, fit
 from services.training.projection import Pooling, fit_projection
-from services.training.recipes import Metric, Recipe, Reconstruction
+from services.training.recipes import Metric, Recipe
 from services.training.report import Report
 from services.training.state import fingerprint, identity_of, past_epochs
 
@@ -208,12 +208,11 @@ def _whiten(
     progress: Callable[[int, int], None],
 ) -> nn.Module:
     """The same network with a projection that is fitted to the pictures it was trained on."""
-    assert recipe.whitening is not None and not isinstance(recipe.objective, Reconstruction)
+    assert recipe.whitening is not None
     projection = fit_projection(
         cast(Pooling, encoder),
         train_set,
         recipe.preprocessing,
-        recipe.objective.augmentation,
         recipe.whitening,
         seed=recipe.seed,
         device=device,

@@ -318,7 +318,7 @@ def test_one_reindex_at_a_time_and_not_to_the_same_encoder(akin: Akin) -> None:
         response = akin.call("POST", "/v1/admin/reindex", json={"encoder": encoder})
         return response.status_code, response.json.get("code", "")
 
-    assert start("conv-ae-200") == (409, "reindex_same_encoder")
+    assert start("metric-photo") == (409, "reindex_same_encoder")
     assert start("unknown") == (404, "encoder_not_found")
     assert start("conv-ae-64")[0] == 202
     assert start("conv-ae-64") == (409, "reindex_running")

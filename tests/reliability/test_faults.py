@@ -160,6 +160,6 @@ def test_a_reindex_to_another_dimension_while_a_client_searches_without_pause(so
         assert job.state == "finished"
         assert job.indexed == len(files)
         assert refused == []
-        assert {encoder for encoder, _ in seen} == {"conv-ae-200@1", "conv-ae-64@1"}
+        assert {encoder for encoder, _ in seen} == {"metric-photo@1", "conv-ae-64@1"}
         assert min(score for _, score in seen) >= 0.999
         prove_complete(state, tmp_path, len(files))

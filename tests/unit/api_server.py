@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.serving import make_server
 
 KEY = "test-key"
-ENCODER = "conv-ae-200@1"
+ENCODER = "metric-photo@1"
 
 
 @dataclass
