@@ -14,6 +14,7 @@ COMMANDS = {
     "ingest": "Upload folders and zips of pictures.",
     "search": "Find look-alikes of a picture.",
     "samples": "Draw a sample catalogue.",
+    "recipes": "List what can be trained.",
     "train": "Train an encoder.",
     "evaluate": "Measure encoders side by side.",
     "encoders": "List and register encoders.",

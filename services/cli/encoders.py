@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import click
@@ -10,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from services.catalog import encoders as catalog_encoders
-from services.cli.terminal import reporting_errors
+from services.cli.terminal import reporting_errors, require
 from services.config import load_settings
 from services.encoders import checkpoint
 from services.encoders.checkpoint import Checkpoint
-from services.errors import ConfigurationError, Conflict
+from services.errors import Conflict
 from services.wiring import build
 
 
@@ -72,7 +71,7 @@ def adopt(
     timm:convnext_nano.in12k_ft_in1k; or openclip:NAME/WEIGHTS, such as openclip:ViT-B-32/laion2b_s34b_b79k, which
     also embeds text.
     """
-    require_torch()
+    require("worker", "torch")
     from services.encoders import pretrained
 
     adopted = pretrained.adopt(network, weights, name=name, version=version)
@@ -106,7 +105,7 @@ def export(*, encoder: str, kind: str, output: Path) -> None:
         checkpoint.save(output, found)
         click.echo(f"{found.manifest.ref} is in {output}; `akin encoders register {output}` takes it")
         return
-    require_torch()
+    require("worker", "torch")
     from services.encoders import onnx_export
 
     difference = onnx_export.export(found, output)
@@ -130,16 +129,6 @@ def find_checkpoint(reference: str) -> Checkpoint:
     services = build(load_settings())
     install(services)
     return services.encoders.checkpoint(reference)
-
-
-def require_torch() -> None:
-    """Check that PyTorch is installed.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigurationError("this needs PyTorch: pip install 'akin[worker]'")
 
 
 def register_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from services.catalog import encoders as catalog_encoders
-from services.cli.terminal import open_console, reporting_errors
+from services.cli.terminal import open_console, reporting_errors, require
 from services.config import Settings, load_settings
 from services.encoders.checkpoint import MANIFEST_FILE
 from services.wiring import build
@@ -72,8 +71,7 @@ def evaluate(
     ENCODER is a registered `name@version` or `name`, or a folder with manifest.json and weights.safetensors;
     with `:flattened` the code that its network pools is measured. Akin need not run.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise click.ClickException("measuring encoders needs PyTorch: install akin[worker]")
+    require("worker", "torch")
     from services.encoders.torch_encoder import pick_device
     from services.evaluation.material import open_material
     from services.evaluation.report import to_html, to_json

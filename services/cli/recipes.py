@@ -16,4 +16,9 @@ def recipes() -> None:
     for recipe in (make() for make in RECIPES.values()):
         size = recipe.preprocessing.size
         table.add_row(recipe.name, recipe.summary, f"{size} × {size}", str(recipe.epochs), str(recipe.batch_size))
-    open_console().print(table)
+    console = open_console()
+    console.print(table)
+    console.print(
+        "Networks that others trained: akin encoders adopt torchvision:NAME, timm:NAME or openclip:NAME/WEIGHTS.",
+        highlight=False,
+    )

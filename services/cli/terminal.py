@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
 
-from services.errors import AkinError
+from services.errors import AkinError, ConfigurationError
 
 LOG_WIDTH: Final = 120  # columns where no terminal says how many it has
 
@@ -21,6 +22,17 @@ def open_console() -> Console:
     """Standard output, as wide as the terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def require(extras: str, *modules: str) -> None:
+    """Check that what the extras of the package bring is installed.
+
+    Raises:
+        ConfigurationError: a module is missing; the message says how to get it.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigurationError(f"this needs {', '.join(missing)}: pip install 'akin[{extras}]'")
 
 
 def reporting_errors(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from services.cli.encoders import register_folder
-from services.cli.terminal import reporting_errors
+from services.cli.terminal import reporting_errors, require
 from services.config import load_settings
-from services.errors import ConfigurationError
+from services.errors import InvalidRequest
 from services.images.decode import Limits
 from services.training.recipes import find_recipe
 
@@ -72,9 +71,13 @@ def train(
 
     A training that was interrupted goes on where it was when the same command is given again.
     """
-    require_torch()
-    settings = load_settings()
+    if ":" in recipe_name:
+        raise InvalidRequest(
+            f"{recipe_name} is trained already: `akin encoders adopt {recipe_name}` makes an encoder of it"
+        )
     recipe = find_recipe(recipe_name)
+    require("worker,train", "torch", "lightly", "pytorch_metric_learning", "matplotlib", "sklearn")
+    settings = load_settings()
     recipe = replace(
         recipe,
         epochs=recipe.epochs if epochs is None else epochs,
@@ -100,12 +103,6 @@ def train(
         register_folder(outcome.folder)
     else:
         click.echo(f"Next: akin encoders register {outcome.folder}")
-
-
-def require_torch() -> None:
-    """Raises ConfigurationError where PyTorch is not installed."""
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigurationError("this needs PyTorch: install akin[worker]")
 
 
 class _Display:

@@ -475,4 +475,4 @@ class TestCommand:
         result = CliRunner().invoke(train_command, ["--recipe", "conv-ae-64", "--data", str(folder)])
 
         assert result.exit_code == 1
-        assert "install akin[worker]" in result.output
+        assert "pip install 'akin[worker,train]'" in result.output
