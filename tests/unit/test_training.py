@@ -69,6 +69,7 @@ def contrastive(method: str) -> Recipe:
         find_recipe("contrastive-cifar"),
         options=SMALL,
         objective=Contrastive(method, Augmentation(jitter=0.8, hue=0.1), view_size=32),  # type: ignore[arg-type]
+        optimiser=Optimiser("adamw", 1e-3),
         epochs=2,
         batch_size=8,
     )
