@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from services.cli.encoders import register_folder
 from services.cli.terminal import reporting_errors, require
-from services.config import load_settings
+from services.config import Settings, load_settings
 from services.errors import InvalidRequest
 from services.images.decode import Limits
 from services.training.recipes import find_recipe
@@ -97,12 +97,24 @@ def train(
             device=device or settings.device,
             workers=workers or min(MOST_WORKERS, os.cpu_count() or 1),
             max_steps=max_steps,
+            taken=_registered_versions(settings, name or recipe.name) if register else (),
         )
     _summarise(console, outcome)
     if register:
         register_folder(outcome.folder)
     else:
         click.echo(f"Next: akin encoders register {outcome.folder}")
+
+
+def _registered_versions(settings: Settings, name: str) -> list[int]:
+    from services.bootstrap import install
+    from services.catalog import encoders as catalog_encoders
+    from services.wiring import build
+
+    services = build(settings)
+    install(services)
+    with services.database.reading() as session:
+        return [row.version for row in catalog_encoders.all_of(session) if row.name == name]
 
 
 class _Display:
@@ -163,4 +175,4 @@ def _summarise(console: Console, outcome: Outcome) -> None:
     if outcome.unreadable:
         lines.append(f"  files left out: {outcome.unreadable}, listed in the report")
     lines += [f"  encoder: {outcome.folder}", f"  report: {outcome.report}"]
-    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)

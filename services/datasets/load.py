@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from services.datasets.room import array_in_file
 from services.datasets.source import Picture, open_source
 from services.errors import AkinError, InvalidRequest
 from services.images.decode import Limits
@@ -67,6 +65,9 @@ class Dataset:
         """The pictures at these positions, copied, in this order.
 
         `classes`, `unreadable` and `sha256` stay those of the set that they are taken from.
+
+        Raises:
+            ConfigurationError: there is not enough room for the pixels.
         """
         chosen = np.asarray(positions, np.int64)
         pixels = _room(len(chosen), self.pixels.shape[1])
@@ -96,7 +97,7 @@ def load(
 
     Raises:
         InvalidRequest: a source cannot be opened, or all of them have fewer than two pictures.
-        ConfigurationError: torchvision is needed and not installed.
+        ConfigurationError: there is not enough room for the pixels; torchvision is needed and not installed.
         Unavailable: no decoding process can be started.
     """
     with (
@@ -108,8 +109,8 @@ def load(
         kept: list[Picture] = []
         unreadable: list[Unreadable] = []
         digest = hashlib.sha256()
-        for piece in _pieces(pictures):
-            contents = _contents(piece, limits, unreadable)
+        for piece in pieces(pictures):
+            contents = _contents(pictures[piece], limits, unreadable)
             readable = [content for _, content in contents]
             decoded = pool.preprocess_many(readable, preprocessing)
             for (picture, content), outcome in zip(contents, decoded, strict=True):
@@ -137,25 +138,24 @@ def load(
     )
 
 
-def _room(count: int, size: int) -> Pixels:
-    """Space for `count` pictures; a file has no name, so that it is gone with the array."""
-    shape = (count, size, size, 3)
-    if count * size * size * 3 <= _IN_MEMORY_BYTES:
-        return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile(prefix="akin-pictures-") as file:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
-
-
-def _pieces(pictures: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
-    """Cut into runs of at most _PIECE_PICTURES and, beyond one picture, of _PIECE_BYTES."""
+def pieces(pictures: Sequence[Picture]) -> Iterator[slice]:
+    """Cut into runs whose files can be in memory together: 512 pictures and, beyond one picture, 64 MiB at most."""
     start, size = 0, 0
     for position, picture in enumerate(pictures):
         size += picture.size
         if position > start and (position - start == _PIECE_PICTURES or size > _PIECE_BYTES):
-            yield pictures[start:position]
+            yield slice(start, position)
             start, size = position, picture.size
     if start < len(pictures):
-        yield pictures[start:]
+        yield slice(start, len(pictures))
+
+
+def _room(count: int, size: int) -> Pixels:
+    """Space for `count` pictures."""
+    shape = (count, size, size, 3)
+    if count * size * size * 3 <= _IN_MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    return array_in_file(shape, np.uint8, f"{count:,} pictures of {size} x {size}")
 
 
 def _contents(piece: Sequence[Picture], limits: Limits, unreadable: list[Unreadable]) -> list[tuple[Picture, bytes]]:
@@ -168,7 +168,6 @@ def _contents(piece: Sequence[Picture], limits: Limits, unreadable: list[Unreada
             continue
         try:
             contents.append((picture, picture.content()))
-        # An encrypted member of a zip file is a RuntimeError, an unknown compression a NotImplementedError.
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except OSError as error:
             unreadable.append(Unreadable(picture.name, str(error) or type(error).__name__))
     return contents

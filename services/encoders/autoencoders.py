@@ -127,6 +127,7 @@ class FashionEncoder(nn.Module):
 
     def __init__(self, latent: int = 2) -> None:
         super().__init__()
+        self.latent = latent
         self.layers = nn.Sequential(
             *_strided(1, 32),
             *_strided(32, 64),

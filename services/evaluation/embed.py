@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from services.datasets.load import Unreadable
+from services.datasets.load import Unreadable, pieces
+from services.datasets.room import array_in_file
 from services.datasets.source import Picture
-from services.errors import AkinError, ConfigurationError, ImageReason, ImageRejected
+from services.errors import AkinError, ImageReason, ImageRejected
 from services.evaluation.metrics import Vectors
 from services.evaluation.subjects import Subject
 from services.images.decode import Limits
@@ -97,12 +94,12 @@ def call_on(
     """Call `function(bytes, *arguments, limits)` on numbered pictures in decoding processes, in their order.
 
     A picture whose file cannot be read, or that is larger than the limit, is rejected as one that cannot be decoded.
+    Files are in memory in the pieces that `services.datasets.load` reads them in.
     """
-    contents = [(number, _content(picture, pool.limits)) for number, picture in pictures]
-    read = [(number, content) for number, content in contents if isinstance(content, bytes)]
-    outcomes = pool.call_many(function, [(content, *arguments, pool.limits) for _, content in read])
-    done: dict[int, T | ImageRejected] = {number: outcome for (number, _), outcome in zip(read, outcomes, strict=True)}
-    return [(number, content if isinstance(content, ImageRejected) else done[number]) for number, content in contents]
+    outcomes: list[T | ImageRejected] = []
+    for piece in pieces([picture for _, picture in pictures]):
+        outcomes += _call_together([picture for _, picture in pictures[piece]], pool, function, *arguments)
+    return [(number, outcome) for (number, _), outcome in zip(pictures, outcomes, strict=True)]
 
 
 def room(count: int, dimension: int) -> Vectors:
@@ -113,14 +110,7 @@ def room(count: int, dimension: int) -> Vectors:
     """
     if count * dimension * 4 <= _IN_MEMORY_BYTES:
         return np.empty((count, dimension), np.float32)
-    needed, free = count * dimension * 2, shutil.disk_usage(tempfile.gettempdir()).free
-    if needed > free:
-        raise ConfigurationError(
-            f"{count:,} vectors of {dimension:,} numbers take {needed / 1e9:.1f} GB, {tempfile.gettempdir()} has "
-            f"{free / 1e9:.1f} GB left: set TMPDIR to a larger disk, or measure with fewer pictures (--limit)"
-        )
-    with tempfile.TemporaryFile(prefix="akin-vectors-") as file:
-        return np.memmap(file, np.float16, "w+", shape=(count, dimension))
+    return array_in_file((count, dimension), np.float16, f"{count:,} vectors of {dimension:,} numbers")
 
 
 def distinct(subjects: Sequence[Subject]) -> list[Preprocessing]:
@@ -143,6 +133,15 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
+def _call_together(
+    pictures: Sequence[Picture], pool: DecodePool, function: Callable[..., T], *arguments: object
+) -> list[T | ImageRejected]:
+    contents = [_content(picture, pool.limits) for picture in pictures]
+    calls = [(content, *arguments, pool.limits) for content in contents if isinstance(content, bytes)]
+    done = iter(pool.call_many(function, calls))
+    return [content if isinstance(content, ImageRejected) else next(done) for content in contents]
+
+
 def _content(picture: Picture, limits: Limits) -> bytes | ImageRejected:
     if picture.size > limits.max_bytes:
         return ImageRejected(
@@ -150,6 +149,5 @@ def _content(picture: Picture, limits: Limits) -> bytes | ImageRejected:
         )
     try:
         return picture.content()
-    # An encrypted member of a zip file is a RuntimeError, an unknown compression a NotImplementedError.
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError as error:
         return ImageRejected(ImageReason.MISSING, str(error) or type(error).__name__)

@@ -109,22 +109,6 @@ def label_metrics(
     return LabelMetrics(**means, queries=asked, unanswerable=len(queries) - asked)
 
 
-def knn_accuracy(
-    gallery: Vectors, gallery_labels: Labels, queries: Vectors, query_labels: Labels, k: int = VOTERS
-) -> float:
-    """Share of queries whose label wins the vote of the k nearest; quick enough for after each epoch.
-
-    Raises:
-        ValueError: shapes do not fit, or a label is negative.
-    """
-    _check_labels(gallery, gallery_labels)
-    _check_labels(queries, query_labels)
-    nearest = neighbours(gallery, queries, k)
-    classes = int(max(gallery_labels.max(initial=0), query_labels.max(initial=0))) + 1
-    voted = vote(gallery_labels[nearest.positions], nearest.similarities, classes)
-    return float(((voted == query_labels) & _directed(queries)).mean())
-
-
 def vote(labels: Labels, similarities: Similarities, classes: int, temperature: float = TEMPERATURE) -> Labels:
     """The label of each row (n, k) with the greatest sum of exp(similarity / temperature); of equals the first.
 

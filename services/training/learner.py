@@ -16,7 +16,7 @@ from torch.nn.functional import l1_loss, mse_loss, normalize
 from services.datasets.load import UNLABELLED, Dataset
 from services.encoders.architectures import build
 from services.encoders.torch_encoder import to_input
-from services.errors import EncoderError, InvalidRequest
+from services.errors import EncoderError
 from services.evaluation.metrics import label_metrics
 from services.images.preprocess import Pixels, Preprocessing
 from services.training.augment import augment
@@ -185,10 +185,6 @@ class MetricLearner(Learner):
 
     def __init__(self, recipe: Recipe, objective: Metric, classes: int) -> None:
         super().__init__(recipe)
-        if classes < 2:
-            raise InvalidRequest(
-                f"{recipe.name} learns from labels: put the pictures into one folder a class or item (found {classes})"
-            )
         self._spec = objective
         self.objective = MetricObjective(objective.loss, self.backbone.channels, classes)
 
@@ -272,9 +268,9 @@ def encode(
 def judged(
     encoder: Backbone, held_out: Dataset, preprocessing: Preprocessing, device: torch.device
 ) -> dict[str, float]:
-    """Label metrics of pictures held out, each looked for among the others; empty where there are no labels."""
+    """Label metrics of pictures held out, each looked for among the others; empty where no two have the same."""
     labelled = held_out.take(np.flatnonzero(held_out.labels != UNLABELLED)[:COMPARED])
-    if len(labelled.classes) < 2 or len(labelled) < 2:
+    if len(labelled) == len(np.unique(labelled.labels)):  # none has another of its label to find
         return {}
     vectors = normalize(
         torch.from_numpy(encode(encoder.features, labelled.pixels, preprocessing, device)), dim=1

@@ -57,9 +57,9 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train a learner in place; it holds the weights of the epoch that was yielded last.
 
-    The state is written every `checkpoint_seconds` and at the end of each epoch, once the caller has seen it.
-    Where `state_path` holds the state of this training, it goes on from there, and ends with the same weights
-    as one that was never interrupted: whatever is random is drawn anew for each step from the seed and the
+    The state is written at the start, every `checkpoint_seconds`, and at the end of each epoch, once the caller has
+    seen it. Where `state_path` holds the state of this training, it goes on from there, and ends with the same
+    weights as one that was never interrupted: whatever is random is drawn anew for each step from the seed and the
     step's number. (So on the CPU, with one release of torch and one number of threads; CUDA adds in any order.)
 
     Args:
@@ -79,7 +79,10 @@ def fit(
     per_epoch = learner.steps(train)
     total = min(recipe.epochs * per_epoch, max_steps or recipe.epochs * per_epoch)
     pictures_total = round(total * len(train) / per_epoch)
-    state = read_state(state_path, identity, learner, optimiser) or State()
+    state = read_state(state_path, identity, learner, optimiser)
+    if state is None:
+        state = State()
+        write_state(state_path, identity, state, learner, optimiser)
     history = [Epoch(**epoch) for epoch in state.epochs]
 
     saved = time.monotonic()
@@ -166,7 +169,7 @@ def _reduced_precision(device: torch.device, wanted: bool) -> AbstractContextMan
     Elsewhere nothing: on CPUs without matrix instructions for it bfloat16 takes twice the time of float32
     (measured), and MPS offers float16 only, which would need scaling.
     """
-    if wanted and device.type == "cuda":
+    if wanted and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
 

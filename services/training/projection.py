@@ -71,10 +71,10 @@ def fit_projection(
     vectors, views = [], []
     for start in range(0, len(chosen), _BATCH):
         values = to_values(torch.from_numpy(data.pixels[chosen[start : start + _BATCH]]).to(device))
-        vectors.append(encoder.pooled(normalise(values, preprocessing)).double().cpu())
+        vectors.append(encoder.pooled(normalise(values, preprocessing)).cpu().double())
         if start < _VIEWS:
             varied = augment(values, spec.views, preprocessing.size, generator)
-            views.append(encoder.pooled(normalise(varied, preprocessing)).double().cpu())
+            views.append(encoder.pooled(normalise(varied, preprocessing)).cpu().double())
         progress(min(start + _BATCH, len(chosen)), len(chosen))
     sample = Sample(torch.cat(vectors), torch.from_numpy(data.labels[chosen]), torch.cat(views))
     return whitened(sample, spec)

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from torch import nn
 
-from services.datasets.load import Dataset, Unreadable
+from services.datasets.load import Dataset
 from services.encoders.manifest import Manifest
 from services.evaluation.metrics import Vectors
 from services.evaluation.report import searches_html
@@ -32,6 +32,8 @@ _SHOWN = 12
 _SCATTERED = 3_000
 _SEARCHED_IN = 5_000
 _PLANE_SIDE = 16
+# Epochs whose figures the page shows, spread over all: hundreds would make it too heavy to open.
+_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Report:
     as far as the encoder has them with reconstructions, the latent space and example searches.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, held_out: Dataset, unreadable: Sequence[Unreadable]) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, held_out: Dataset) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._recipe = recipe
-        self._unreadable = unreadable
+        self._unreadable = held_out.unreadable
         self._shown = held_out.take(choose_queries(held_out.labels, _SHOWN, recipe.seed))
         self._scattered = held_out.take(_spread(len(held_out), _SCATTERED))
 
@@ -105,7 +107,7 @@ class Report:
             "epochs": [asdict(epoch) for epoch in history],
             "unreadable": [item._asdict() for item in self._unreadable],
         }
-        (self._folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        (self._folder / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         page = self._folder / PAGE_FILE
         page.write_text(
             _templates()
@@ -116,7 +118,9 @@ class Report:
                 epochs=history,
                 metrics=sorted({name for epoch in history for name in epoch.metrics}),
                 curves=_curves(history),
-                figures=[self._figures_of(epoch.number) for epoch in history],
+                figures=[
+                    self._figures_of(history[int(position)].number) for position in _spread(len(history), _EPOCHS)
+                ],
                 plane=self._uri("plane.png"),
                 latent=self._uri("latent.png"),
                 searches=searches_html(searches) if searches else None,
@@ -124,6 +128,9 @@ class Report:
             )
         )
         return page
+
+    def _figures(self, history: Sequence[Epoch]) -> list[_EpochFigures]:
+        return [self._figures_of(history[int(position)].number) for position in _spread(len(history), _EPOCHS)]
 
     def _figures_of(self, number: int) -> _EpochFigures:
         return _EpochFigures(

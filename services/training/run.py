@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
-from services.datasets.load import UNLABELLED, Dataset, Unreadable, load
-from services.datasets.split import split
+from services.datasets.load import Dataset, load
 from services.encoders.architectures import build, pack
 from services.encoders.architectures import load as load_network
 from services.encoders.checkpoint import Checkpoint, digest, read, save
 from services.encoders.manifest import NAME_PATTERN, Manifest, Training, TrainingData
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import pick_device
-from services.errors import InvalidRequest
+from services.errors import Conflict, InvalidRequest
 from services.images.decode import Limits
 from services.training.learner import learner_for
 from services.training.loop import Epoch, Step, fit
+from services.training.partition import partition
 from services.training.projection import Pooling, fit_projection
-from services.training.recipes import Metric, Recipe
+from services.training.recipes import Recipe
 from services.training.report import Report
 from services.training.state import fingerprint, identity_of, past_epochs
 
-STATE_FILE = "state.safetensors"
+STATE_FILE, LOCK_FILE = "state.safetensors", "training.lock"
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,22 @@ def train(
     device: str,
     workers: int,
     max_steps: int | None = None,
+    taken: Collection[int] = (),
 ) -> Outcome:
     """Train an encoder and keep the epoch that its recipe wants in `output/name@version`.
 
     A training that was cut short goes on where its last state was written, if recipe and pictures are the same;
-    otherwise the version is the first that neither the folder nor Akin itself has. The checkpoint is replaced
-    after each better epoch. Beside it, `report/` has what the training looked like.
+    otherwise the version is the first after those that the folder, the registry and Akin itself have. The checkpoint
+    is replaced after each better epoch. Beside it, `report/` has what the training looked like.
 
     Args:
         workers: processes that decode pictures.
         max_steps: end after so many batches.
+        taken: versions of this name that are registered.
 
     Raises:
-        InvalidRequest: the name cannot be one, or the source has no pictures to train on.
+        InvalidRequest: the name cannot be one, or the source has not the pictures that the recipe needs.
+        Conflict: another process is at this training.
         ConfigurationError: this machine has no such device.
         EncoderError: the training diverged.
     """
@@ -95,24 +98,27 @@ def train(
         raise InvalidRequest(f"{name!r} cannot name an encoder: lower-case letters, digits, - and . are allowed")
     target = pick_device(device)
     pictures = load(source.specs, recipe.preprocessing, limits, workers=workers, progress=progress.on_read)
-    if isinstance(recipe.objective, Metric):
-        pictures = _labelled(pictures)
-    trained_on, kept_out = split(len(pictures), recipe.held_out, recipe.seed)
-    train_set, held_out = pictures.take(trained_on), pictures.take(kept_out)
-    identity = fingerprint(recipe, pictures.sha256, max_steps)
-    folder, version = _folder(output, name, identity)
+    train_set, held_out = partition(pictures, recipe)
+    del pictures  # their parts are copies
+    torch.manual_seed(recipe.seed)
+    learner = learner_for(recipe, len(train_set.classes))
+
+    identity = fingerprint(recipe, train_set.sha256, max_steps)
+    folder, version = _folder(output, name, identity, taken)
     state_path = folder / STATE_FILE
+    lock = (folder / LOCK_FILE).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Conflict(f"another process is training {folder.name}") from error
     data = TrainingData(
-        description=source.description, trained_on=len(train_set), held_out=len(held_out), sha256=pictures.sha256
+        description=source.description, trained_on=len(train_set), held_out=len(held_out), sha256=train_set.sha256
     )
     scribe = _Scribe(folder, recipe, name, version, data, source.licence)
-
-    torch.manual_seed(recipe.seed)
-    learner = learner_for(recipe, len(pictures.classes))
     history = [Epoch(**epoch) for epoch in past_epochs(state_path)]
     if state_path.exists():
         progress.on_resume(folder, len(history))
-    report = Report(folder / "report", recipe, held_out, pictures.unreadable)
+    report = Report(folder / "report", recipe, held_out)
     for epoch in fit(
         learner,
         recipe,
@@ -139,7 +145,9 @@ def train(
     manifest = read(folder).manifest
     page = report.finish(encoder, manifest, train_set, history, target)
     state_path.unlink()
-    return Outcome(folder, manifest, page, len(pictures.unreadable))
+    (folder / LOCK_FILE).unlink()
+    lock.close()
+    return Outcome(folder, manifest, page, len(held_out.unreadable))
 
 
 @dataclass(frozen=True)
@@ -183,19 +191,6 @@ class _Scribe:
         save(self.folder, Checkpoint(manifest, weights))
 
 
-def _labelled(pictures: Dataset) -> Dataset:
-    """The pictures that have a label; the others are listed as left out."""
-    without = [
-        Unreadable(name, "no label: it lies in no folder")
-        for name, label in zip(pictures.names, pictures.labels, strict=True)
-        if label == UNLABELLED
-    ]
-    if not without:
-        return pictures
-    kept = pictures.take(np.flatnonzero(pictures.labels != UNLABELLED))
-    return replace(kept, unreadable=[*pictures.unreadable, *without])
-
-
 def _kept_epoch(recipe: Recipe, history: list[Epoch]) -> Epoch:
     return history[-1] if recipe.keep == "last" else [epoch for epoch in history if epoch.best][-1]
 
@@ -234,9 +229,9 @@ def _dimension(encoder: nn.Module, size: int) -> int:
     return dimension
 
 
-def _folder(output: Path, name: str, identity: str) -> tuple[Path, int]:
-    """Where this training was interrupted, else the first version that neither the folder nor Akin has."""
-    taken = [encoder.manifest.version for encoder in shipped() if encoder.manifest.name == name]
+def _folder(output: Path, name: str, identity: str, registered: Collection[int]) -> tuple[Path, int]:
+    """Where this training was interrupted, else the folder of a version that is not taken."""
+    taken = [*registered, *(encoder.manifest.version for encoder in shipped() if encoder.manifest.name == name)]
     for folder in output.glob(f"{name}@*"):
         number = folder.name.removeprefix(f"{name}@")
         if number.isdecimal():

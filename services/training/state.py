@@ -40,7 +40,7 @@ def fingerprint(*parts: object) -> str:
 
 def write_state(path: Path, identity: str, state: State, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Write the state, replacing the former one whole."""
-    tensors = {_NETWORK + name: value for name, value in network.state_dict().items()}
+    tensors = {_NETWORK + name: value for name, value in _distinct(network).items()}
     for number, values in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}{number}.{name}": value for name, value in values.items() if value is not None}
     partial = path.with_name(path.name + ".partial")
@@ -72,7 +72,7 @@ def read_state(path: Path, identity: str, network: nn.Module, optimiser: torch.o
                 f"{path.parent} holds another training (other recipe, options or pictures): "
                 "give the same ones to go on with it, or another --output"
             )
-        network.load_state_dict(_below(_NETWORK, tensors))
+        _load_network(network, _below(_NETWORK, tensors))
         _load_optimiser(optimiser, _below(_OPTIMISER, tensors))
         return State(**json.loads(facts["state"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -96,6 +96,19 @@ def _facts(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
+
+
+def _distinct(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those that a network holds under several names once."""
+    seen: dict[int, str] = {}
+    state = network.state_dict()
+    return {name: value for name, value in state.items() if seen.setdefault(value.data_ptr(), name) == name}
+
+
+@torch.no_grad()
+def _load_network(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, value in _distinct(network).items():
+        value.copy_(tensors[name])
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import sys
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from torchvision.datasets import CIFAR10
 
 from services.datasets import load as load_module
 from services.datasets.load import Dataset, load
+from services.datasets.room import array_in_file
 from services.datasets.source import open_source
 from services.datasets.split import split
 from services.errors import ConfigurationError, InvalidRequest
@@ -132,6 +137,43 @@ class TestSources:
         with pytest.raises(InvalidRequest, match=r"pictures#test has no files"):
             read(f"{folder}#test")
 
+    def test_a_damaged_zip_file_is_said_to_be_that(self, folder: Path) -> None:
+        archive = zipped(folder)
+        whole = archive.read_bytes()
+
+        for damaged in (whole[: len(whole) // 2], whole.replace(b"PK\x01\x02", b"PK\x01\xff")):
+            archive.write_bytes(damaged)
+            with pytest.raises(InvalidRequest, match=r"pictures\.zip is a damaged zip file \(.+\)"):
+                read(archive)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_what_may_not_be_read_is_said_to_be_that(self, folder: Path) -> None:
+        archive = zipped(folder)
+        archive.chmod(0)
+        (folder / "train").chmod(0)
+        try:
+            for spec in (archive, folder / "train", folder / "train" / "warm"):
+                with pytest.raises(InvalidRequest, match="cannot be read: Permission denied"):
+                    read(spec)
+        finally:
+            (folder / "train").chmod(0o755)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+    def test_names_that_are_not_utf8_are_shown_with_their_bytes(self, folder: Path) -> None:
+        strange = folder / "train" / os.fsdecode(b"\xfcber")
+        strange.mkdir()
+        for name in (b"caf\xe9.png", "café.png".encode()):
+            (strange / os.fsdecode(name)).write_bytes((folder / "train" / "warm" / "01.png").read_bytes())
+        (strange / os.fsdecode(b"\xff.txt")).write_text("not a picture")
+
+        dataset = read(folder / "train")
+        part = read(f"{folder}#" + os.fsdecode(b"train/\xfcber"))
+
+        assert dataset.classes == (r"\xfcber", "cold", "warm")
+        assert dataset.names[:2] == (r"\xfcber/caf\xe9.png", "\\xfcber/café.png")
+        assert [item.name for item in dataset.unreadable] == [r"\xfcber/\xff.txt"]
+        assert part.names == (r"caf\xe9.png", "café.png")
+
 
 class TestLoading:
     def test_pictures_are_preprocessed_as_queries_are(self, folder: Path) -> None:
@@ -169,6 +211,44 @@ class TestLoading:
         assert len(dataset) == 2
         assert {item.name for item in dataset.unreadable} == {good[0].name, "huge.png"}
 
+    def test_a_member_that_unpacks_to_more_than_it_declares_is_not_unpacked(self, folder: Path) -> None:
+        bomb = bytes(64_000_000)
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
+            for path in sorted(folder.rglob("*.png"))[:2]:
+                file.write(path, path.name)
+            file.writestr("bomb.png", bomb)
+        archive = folder.parent / "bomb.zip"
+        # The checksum is that of what is declared, so that it alone gives nothing away.
+        sizes = (zlib.crc32(bomb), len(bomb)), (zlib.crc32(bomb[:1000]), 1000)
+        for before, after in zip(*sizes, strict=True):
+            assert content.getvalue().count(before.to_bytes(4, "little")) >= 1
+            content = io.BytesIO(content.getvalue().replace(before.to_bytes(4, "little"), after.to_bytes(4, "little")))
+        archive.write_bytes(content.getvalue())
+
+        tracemalloc.start()
+        try:
+            dataset = read(archive)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+        assert peak < 8_000_000
+        assert len(dataset) == 2
+        assert [item.name for item in dataset.unreadable] == ["bomb.png"]
+        assert "more than the 1,000 bytes that it declares" in dataset.unreadable[0].reason
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_compressions_that_cannot_be_unpacked_in_part_are_listed(self, folder: Path, method: int) -> None:
+        archive = zipped(folder)
+        with zipfile.ZipFile(archive, "a", method) as file:
+            file.write(folder / "train" / "warm" / "01.png", "unusual.png")
+
+        (unreadable,) = read(archive).unreadable
+
+        assert unreadable.name == "unusual.png"
+        assert "store or deflate it" in unreadable.reason
+
     def test_the_digest_covers_names_and_contents(self, folder: Path) -> None:
         lines = ""
         for path in sorted(folder.rglob("*.png"), key=lambda path: path.relative_to(folder).as_posix()):
@@ -189,6 +269,22 @@ class TestLoading:
         assert np.array_equal(dataset.pixels, expected.pixels)
         assert seen == [(5, 24), (10, 24), (15, 24), (20, 24), (24, 24)]
         assert np.array_equal(dataset.take([7, 3, 3, 20, 0]).pixels, expected.pixels[[7, 3, 3, 20, 0]])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists open files")
+    def test_room_on_the_disk_is_reserved(self) -> None:
+        array = array_in_file((1001, 2999), np.uint8, "numbers")
+
+        # The array keeps its file open, which has no name to ask for.
+        opened = [path.stat() for path in Path("/proc/self/fd").iterdir() if path.exists()]
+        (file,) = [file for file in opened if file.st_size == array.nbytes and file.st_nlink == 0]
+        assert file.st_blocks * 512 >= array.nbytes
+
+    def test_a_disk_without_room_is_named(self, folder: Path) -> None:
+        dataset = read(folder)
+        huge = replace(dataset, pixels=np.broadcast_to(np.uint8(0), (24, 10**8, 10**8, 3)))
+
+        with pytest.raises(ConfigurationError, match=r"need 60,000,000,000,000,000 bytes in .* set TMPDIR"):
+            huge.take([0, 1])
 
     def test_large_files_are_read_in_small_pieces(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = read(folder)

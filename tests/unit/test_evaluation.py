@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from services.cli.evaluate import evaluate as evaluate_command
+from services.datasets import load as load_module
+from services.datasets.source import Picture
 from services.encoders.architectures import build, pack
 from services.encoders.checkpoint import Checkpoint, digest, save
 from services.encoders.manifest import Manifest, Training, TrainingData
@@ -23,7 +26,7 @@ from services.encoders.torch_encoder import TorchEncoder
 from services.errors import ConfigurationError, ImageRejected, InvalidRequest
 from services.evaluation import embed as embed_module
 from services.evaluation.alterations import ALTERATIONS, altered
-from services.evaluation.embed import embed
+from services.evaluation.embed import call_on, embed
 from services.evaluation.instances import draw
 from services.evaluation.material import Split, open_material, split_of
 from services.evaluation.metrics import label_metrics
@@ -34,6 +37,7 @@ from services.evaluation.subjects import Subject, baselines, of_encoder, of_flat
 from services.images.decode import Limits
 from services.images.pool import DecodePool
 from services.images.preprocess import Pixels, Preprocessing, preprocess
+from services.images.thumbnails import thumbnail
 
 CLOTHING = (Path(__file__).parents[2] / "../shared/data/clothing.zip").resolve()
 LIMITS = Limits(max_bytes=1_000_000, max_pixels=1_000_000)
@@ -285,6 +289,35 @@ class TestEmbedding:
         assert isinstance(in_file, np.memmap)
         assert in_file.dtype == np.float16
         np.testing.assert_allclose(in_file, in_memory, atol=1e-4)
+
+    def test_few_files_are_in_memory_together(
+        self, tmp_path: Path, pool: DecodePool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(load_module, "_PIECE_BYTES", 1_000_000)
+        noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8)
+        file = tmp_path / "noise.png"
+        Image.fromarray(noise).save(file)
+        size = file.stat().st_size
+        pictures = [Picture(f"{number}", None, size, file.read_bytes) for number in range(20)]
+        pictures[7] = Picture("missing", None, size, (tmp_path / "missing").read_bytes)
+        pool.warm_up()
+
+        tracemalloc.start()
+        try:
+            thumbnails = call_on(list(enumerate(pictures, start=100)), pool, thumbnail, 128)
+            peak_of_calls = tracemalloc.get_traced_memory()[1]
+            tracemalloc.reset_peak()
+            embedded = embed(pictures, baselines(), pool, lambda *_: None)
+            peak_of_embedding = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+        assert size > 700_000
+        assert peak_of_calls < 5 * size
+        assert peak_of_embedding < 5 * size
+        assert [number for number, _ in thumbnails] == list(range(100, 120))
+        assert [number for number, content in thumbnails if isinstance(content, ImageRejected)] == [107]
+        assert embedded.kept == [number for number in range(20) if number != 7]
 
     def test_a_disk_without_room_is_named(self) -> None:
         with pytest.raises(ConfigurationError, match="set TMPDIR"):

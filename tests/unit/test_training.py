@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from services.images.decode import Limits
 from services.training.augmentation import Augmentation
 from services.training.learner import Learner, learner_for
 from services.training.loop import Epoch, Step, fit
+from services.training.partition import partition
 from services.training.projection import Sample, whitened
 from services.training.recipes import RECIPES, Contrastive, Metric, Optimiser, Recipe, Whitening, find_recipe
 from services.training.run import Outcome, Progress, Source, train
@@ -134,11 +135,11 @@ def run(
     on_step: Callable[[Step], Any] = lambda _: None,
     on_resume: Callable[[Path, int], Any] = lambda *_: None,
     name: str = "tiny",
-    max_steps: int | None = None,
+    taken: Sequence[int] = (),
 ) -> Outcome:
     progress = Progress(lambda *_: None, on_step, on_epoch, lambda *_: None, on_resume)
     described = Source([str(source)], "gradients", "CC0-1.0")
-    return train(recipe, described, output, LIMITS, progress, name=name, device="cpu", workers=1, max_steps=max_steps)
+    return train(recipe, described, output, LIMITS, progress, name=name, device="cpu", workers=1, taken=taken)
 
 
 class Interrupted(Exception):
@@ -251,10 +252,6 @@ class TestLoop:
         with pytest.raises(EncoderError, match="state cannot be read"):
             fitted(seeded(recipe), recipe, halves(folder, recipe), tmp_path / "state")
 
-    def test_learning_from_labels_needs_two(self) -> None:
-        with pytest.raises(InvalidRequest, match="one folder a class"):
-            learner_for(metric(), classes=1)
-
     def test_only_networks_with_features_learn_otherwise_than_by_reconstruction(self) -> None:
         recipe = replace(metric(), architecture="conv-ae", options={"bottleneck": 8})
 
@@ -333,7 +330,105 @@ class TestWhitening:
             whitened(sample_of(5, 16), Whitening(8, Augmentation()))
 
 
+def dataset_of(labels: list[int]) -> Dataset:
+    """Pictures of one colour each, with these labels; -1 for none."""
+    numbers = np.arange(len(labels))
+    return Dataset(
+        pixels=np.broadcast_to(numbers[:, None, None, None], (len(labels), 32, 32, 3)).astype(np.uint8),
+        labels=np.array(labels),
+        classes=tuple(f"label-{label}" for label in range(max(labels) + 1)),
+        names=tuple(f"{number:03}.png" for number in numbers),
+        unreadable=[],
+        sha256="0" * 64,
+    )
+
+
+class TestPartition:
+    @pytest.mark.parametrize("labels", [[-1] * 20, [0] * 20, [-1] * 10 + [0] * 10, list(range(20))])
+    def test_learning_from_labels_needs_two_with_several_pictures(self, labels: list[int]) -> None:
+        with pytest.raises(InvalidRequest, match="one folder a class or item, several into at least two"):
+            partition(dataset_of(labels), metric())
+
+    def test_pictures_without_a_label_are_left_out_where_labels_teach(self) -> None:
+        train_set, held_out = partition(dataset_of([0, 1] * 30 + [-1] * 5), metric())
+
+        assert len(train_set) + len(held_out) == 60
+        assert [item.name for item in held_out.unreadable] == [f"{number:03}.png" for number in range(60, 65)]
+
+    def test_items_with_few_pictures_are_held_out_whole(self) -> None:
+        pictures = dataset_of([number // 3 for number in range(90)])
+
+        train_set, held_out = partition(pictures, metric())
+
+        assert set(train_set.labels).isdisjoint(held_out.labels)
+        assert len(held_out) == 9
+        assert (np.bincount(held_out.labels)[np.unique(held_out.labels)] == 3).all()
+
+    def test_large_classes_are_on_both_sides(self) -> None:
+        train_set, held_out = partition(dataset_of([0, 1] * 40), metric())
+
+        assert set(train_set.labels) == set(held_out.labels) == {0, 1}
+
+    def test_contrasts_have_two_pictures_on_either_side(self) -> None:
+        train_set, held_out = partition(dataset_of([0] * 5), contrastive("simclr"))
+
+        assert (len(train_set), len(held_out)) == (3, 2)
+        with pytest.raises(InvalidRequest, match="at least 4 pictures, found 3"):
+            partition(dataset_of([0] * 3), contrastive("simclr"))
+
+
 class TestTraining:
+    def test_a_set_of_single_pictures_can_be_learned_from_without_labels(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        for number in range(12):
+            path = tmp_path / "shop" / f"item-{number}" / "front.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+
+        outcome = run(replace(contrastive("vicreg"), batch_size=4), tmp_path / "shop", tmp_path / "encoders")
+
+        assert "precision@10" not in outcome.manifest.training.metrics
+
+    def test_equal_pictures_do_not_end_it(self, recipe: Recipe, tmp_path: Path) -> None:
+        (tmp_path / "white").mkdir()
+        for number in range(14):
+            Image.new("RGB", (32, 32), "white").save(tmp_path / "white" / f"{number}.png")
+
+        assert run(recipe, tmp_path / "white", tmp_path / "encoders").report.exists()
+
+    def test_a_latent_plane_is_drawn_while_it_is_trained(self, folder: Path, tmp_path: Path) -> None:
+        recipe = replace(find_recipe("fashion-ae-2d"), epochs=2, batch_size=8)
+
+        report = run(recipe, folder, tmp_path / "encoders").report
+
+        assert {path.name for path in report.parent.glob("*.png")} == {
+            "latent.png", "plane.png", "reconstructions-001.png", "reconstructions-002.png", "scatter-001.png",
+            "scatter-002.png",
+        }  # fmt: skip
+        assert "While it was trained" in report.read_text()
+
+    def test_two_processes_are_not_at_the_same_training(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+        def train_too(step: Step) -> None:
+            with pytest.raises(Conflict, match="another process is training tiny@1"):
+                run(recipe, folder, tmp_path / "encoders")
+            raise Interrupted
+
+        with pytest.raises(Interrupted):
+            run(recipe, folder, tmp_path / "encoders", on_step=train_too)
+
+    def test_a_training_that_cannot_begin_leaves_no_version(self, tmp_path: Path, folder: Path) -> None:
+        with pytest.raises(EncoderError):
+            run(replace(metric(), architecture="conv-ae", options={"bottleneck": 8}), folder, tmp_path / "encoders")
+
+        assert not (tmp_path / "encoders").exists()
+
+    def test_versions_that_are_registered_are_not_given_again(
+        self, folder: Path, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        once = replace(recipe, epochs=1)
+
+        assert run(once, folder, tmp_path / "encoders", taken=[1, 4]).manifest.version == 5
+
     def test_leaves_a_checkpoint_that_encodes(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
         outcome = run(recipe, folder, tmp_path / "encoders")
 
