@@ -80,6 +80,7 @@ EVERY_KIND = [
     replace(find_recipe("conv-ae-64"), epochs=2, batch_size=8),
     replace(find_recipe("fashion-ae-2d"), epochs=2, batch_size=8),
     metric(),
+    replace(metric(), objective=replace(metric().objective, loss="triplet", per_class=4)),
     *(contrastive(method) for method in ("simclr", "vicreg", "byol", "fastsiam", "dino")),
 ]
 
@@ -196,7 +197,9 @@ class TestLoop:
         assert (steps[-1].pictures_seen, steps[-1].pictures_total) == (40, 40)
 
     @pytest.mark.parametrize(
-        "kind", EVERY_KIND, ids=lambda kind: f"{kind.name}-{getattr(kind.objective, 'method', '')}"
+        "kind",
+        EVERY_KIND,
+        ids=lambda kind: f"{kind.name}-{getattr(kind.objective, 'method', getattr(kind.objective, 'loss', ''))}",
     )
     @pytest.mark.parametrize("steps", [3, 4], ids=["within an epoch", "between two"])
     def test_goes_on_after_an_interruption_with_the_same_result(
@@ -530,6 +533,24 @@ class TestTraining:
     def test_refuses_a_bad_name_before_it_reads_anything(self, recipe: Recipe, tmp_path: Path, name: str) -> None:
         with pytest.raises(InvalidRequest, match="cannot name an encoder"):
             run(recipe, tmp_path / "not there", tmp_path / "encoders", name=name)
+
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_every_recipe_trains(self, folder: Path, name: str, tmp_path: Path) -> None:
+        whole = find_recipe(name)
+        # The networks as they are, on fewer and smaller pictures than they are meant for.
+        recipe = replace(
+            whole,
+            preprocessing=whole.preprocessing.model_copy(update={"size": 32}),
+            batch_size=8,
+            epochs=1,
+            whitening=whole.whitening and replace(whole.whitening, dimension=8),
+        )
+
+        outcome = run(recipe, folder, tmp_path / "encoders")
+
+        codes = TorchEncoder(*read(outcome.folder), "cpu").encode(pictures_of(folder, recipe).pixels)
+        assert codes.shape == (40, outcome.manifest.dimension)
+        assert outcome.manifest.training.recipe == name
 
     @pytest.mark.parametrize("name", RECIPES)
     def test_every_recipe_is_found_by_its_own_name(self, name: str) -> None:
