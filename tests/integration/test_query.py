@@ -19,8 +19,8 @@ from tests.integration.conftest import Akin
 from workers import scheduler
 
 
-def pixels(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+def pixels(seed: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
 
 
 def encoders(akin: Akin) -> dict[str, str]:
@@ -31,13 +31,15 @@ def encoders(akin: Akin) -> dict[str, str]:
 def test_many_callers_each_get_their_own_vector(akin: Akin) -> None:
     known = encoders(akin)
     local = {ref: akin.services.encoders.encoder(sha256) for ref, sha256 in known.items()}
-    asked = [(ref, seed) for seed in range(20) for ref in known]
+    asked = [
+        (ref, pixels(seed, encoder.manifest.preprocessing.size)) for seed in range(20) for ref, encoder in local.items()
+    ]
 
     with ThreadPoolExecutor(16) as pool:
-        vectors = list(pool.map(lambda q: akin.services.query_encoder.encode(known[q[0]], pixels(q[1])), asked))
+        vectors = list(pool.map(lambda q: akin.services.query_encoder.encode(known[q[0]], q[1]), asked))
 
-    for (ref, seed), vector in zip(asked, vectors, strict=True):
-        np.testing.assert_allclose(vector, local[ref].encode(pixels(seed)[None])[0], atol=1e-5)
+    for (ref, picture), vector in zip(asked, vectors, strict=True):
+        np.testing.assert_allclose(vector, local[ref].encode(picture[None])[0], atol=1e-5)
 
 
 def test_a_query_past_its_deadline_is_not_encoded(akin: Akin) -> None:
