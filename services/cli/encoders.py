@@ -76,9 +76,7 @@ def adopt(
 
     adopted = pretrained.adopt(network, weights, name=name, version=version)
     folder = (output or load_settings().data_dir / "encoders") / adopted.manifest.ref
-    if folder.exists() and checkpoint.read(folder).manifest.weights_sha256 != adopted.manifest.weights_sha256:
-        raise Conflict(f"{folder} holds other weights; give another --version or --name")
-    checkpoint.save(folder, adopted)
+    _save(folder, adopted, "--version or --name")
     click.echo(
         f"{adopted.manifest.ref}: {adopted.manifest.dimension} numbers of pictures of "
         f"{adopted.manifest.preprocessing.size} × {adopted.manifest.preprocessing.size}, in {folder}"
@@ -102,7 +100,7 @@ def export(*, encoder: str, kind: str, output: Path) -> None:
     """
     found = find_checkpoint(encoder)
     if kind == "safetensors":
-        checkpoint.save(output, found)
+        _save(output, found, "--output")
         click.echo(f"{found.manifest.ref} is in {output}; `akin encoders register {output}` takes it")
         return
     require("worker", "torch")
@@ -113,6 +111,13 @@ def export(*, encoder: str, kind: str, output: Path) -> None:
         f"{found.manifest.ref} is in {output}; ONNX Runtime gives PyTorch's vectors "
         f"within {difference:.1g} (allowed: {onnx_export.TOLERANCE:g})"
     )
+
+
+def _save(folder: Path, encoder: Checkpoint, options: str) -> None:
+    try:
+        checkpoint.save_new(folder, encoder)
+    except Conflict as error:
+        raise Conflict(f"{error.detail}; give another {options}") from error
 
 
 def find_checkpoint(reference: str) -> Checkpoint:
@@ -127,8 +132,11 @@ def find_checkpoint(reference: str) -> Checkpoint:
     if Path(reference).is_dir():
         return checkpoint.read(Path(reference))
     services = build(load_settings())
-    install(services)
-    return services.encoders.checkpoint(reference)
+    try:
+        install(services)
+        return services.encoders.checkpoint(reference)
+    finally:
+        services.close()
 
 
 def register_folder(folder: Path) -> None:

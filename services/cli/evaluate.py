@@ -12,15 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from services.catalog import encoders as catalog_encoders
-from services.cli.terminal import open_console, reporting_errors, require
-from services.config import Settings, load_settings
-from services.encoders.checkpoint import MANIFEST_FILE
-from services.wiring import build
+from services.cli.encoders import find_checkpoint
+from services.cli.terminal import device_option, open_console, reporting_errors, require
+from services.config import load_settings
 
 if TYPE_CHECKING:
-    from services.encoders.base import Encoder
-    from services.evaluation.material import Split
     from services.evaluation.run import Evaluation
     from services.evaluation.subjects import Subject
 
@@ -47,7 +43,7 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
     help="Alter at most so many pictures to search for their originals.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that chance decides.")
-@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps; AKIN_DEVICE unless given.")
+@device_option
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 @click.option("--json", "json_file", type=_FILE, help="Write all figures to this file.")
 @click.option("--report", "report_file", type=_FILE, help="Write a page with tables and example searches.")
@@ -71,9 +67,11 @@ def evaluate(
     ENCODER is a registered `name@version` or `name`, or a folder with manifest.json and weights.safetensors;
     with `:flattened` the code that its network pools is measured. Akin need not run.
     """
+    if (data is None) == (gallery is None) or (queries is not None and gallery is None):
+        raise click.UsageError("give either --data SET, or --gallery SET with or without --queries SET")
     require("worker", "torch")
     from services.encoders.torch_encoder import pick_device
-    from services.evaluation.material import open_material
+    from services.evaluation.material import Split, open_material, split_of
     from services.evaluation.report import to_html, to_json
     from services.evaluation.run import evaluate as measure
     from services.evaluation.speed import device_name
@@ -82,21 +80,23 @@ def evaluate(
     from services.images.pool import DecodePool
 
     settings = load_settings(**({"device": device} if device else {}))
-    split = _split(data, gallery, queries)
+    on = pick_device(settings.device)
+    # Before the data set is listed, which takes its time: a mistyped name is told at once.
+    subjects = _subjects(encoders, settings.device)
+    split = split_of(data) if data is not None else Split(str(gallery), queries)
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
     with (
         open_material(split, limit, seed) as material,
         DecodePool(settings.decode_processes, settings.decode_timeout, settings.decode_memory, limits) as pool,
         _progress() as progress,
     ):
-        subjects = _subjects(encoders, settings)
         evaluation = measure(
             subjects,
             material,
             pool,
             copied=copies,
             seed=seed,
-            device=device_name(str(pick_device(settings.device))),
+            device=device_name(str(on)),
             progress=progress,
         )
     if markdown:
@@ -110,16 +110,9 @@ def evaluate(
             click.echo(f"Written: {file}", err=True)
 
 
-def _split(data: str | None, gallery: str | None, queries: str | None) -> Split:
-    from services.evaluation.material import Split, split_of
-
-    if (data is None) == (gallery is None) or (queries is not None and gallery is None):
-        raise click.UsageError("give either --data SET, or --gallery SET with or without --queries SET")
-    return split_of(data) if data is not None else Split(str(gallery), queries)
-
-
-def _subjects(references: Sequence[str], settings: Settings) -> list[Subject]:
+def _subjects(references: Sequence[str], device: str) -> list[Subject]:
     """The encoders, each once, and the baselines after them."""
+    from services.encoders.torch_encoder import TorchEncoder
     from services.evaluation.subjects import FLATTENED, baselines, of_encoder, of_flattened
 
     subjects: dict[str, Subject] = {}
@@ -127,29 +120,10 @@ def _subjects(references: Sequence[str], settings: Settings) -> list[Subject]:
     for reference in references:
         if reference in plain:
             continue
-        encoder = _encoder(reference.removesuffix(FLATTENED), settings)
+        encoder = TorchEncoder(*find_checkpoint(reference.removesuffix(FLATTENED)), device)
         subject = of_flattened(encoder) if reference.endswith(FLATTENED) else of_encoder(encoder)
         subjects[subject.name] = subject
     return [*subjects.values(), *plain.values()]
-
-
-def _encoder(reference: str, settings: Settings) -> Encoder:
-    """An encoder from a folder, or one that is registered."""
-    if (Path(reference) / MANIFEST_FILE).exists():
-        from services.encoders import checkpoint
-        from services.encoders.torch_encoder import TorchEncoder
-
-        return TorchEncoder(*checkpoint.read(Path(reference)), settings.device)
-    from services.bootstrap import install
-
-    services = build(settings)
-    try:
-        install(services)
-        with services.database.reading() as session:
-            sha256 = catalog_encoders.by_ref(session, reference).sha256
-        return services.encoders.encoder(sha256)
-    finally:
-        services.close()
 
 
 @contextmanager
@@ -176,7 +150,11 @@ class _Bars:
 def _print(console: Console, evaluation: Evaluation) -> None:
     from services.evaluation.tables import measured_on, tables
 
-    console.print(measured_on(evaluation), highlight=False)
+    def say(text: str, *, wrapped: bool = True) -> None:
+        # Paths may hold what rich takes for markup.
+        console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=not wrapped)
+
+    say(measured_on(evaluation))
     for table in tables(evaluation):
         drawn = Table("encoder", title=table.title, title_justify="left")
         for column in table.columns:
@@ -186,10 +164,10 @@ def _print(console: Console, evaluation: Evaluation) -> None:
             drawn.add_row(encoder.name, *(f"[bold green]{text}[/]" if best else text for text, best in cells))
         console.print(drawn)
     for note in evaluation.notes:
-        console.print(note, highlight=False)
+        say(note)
     if evaluation.unreadable:
-        console.print(f"{len(evaluation.unreadable):,} unreadable files left out:", highlight=False)
+        say(f"{len(evaluation.unreadable):,} unreadable files left out:")
         for item in evaluation.unreadable[:_UNREADABLE_SHOWN]:
-            console.print(f"  {item.name}: {item.reason}", highlight=False, markup=False, soft_wrap=True)
+            say(f"  {item.name}: {item.reason}", wrapped=False)
         if len(evaluation.unreadable) > _UNREADABLE_SHOWN:
-            console.print("  … the others are in the files of --json and --report")
+            say("  … the others are in the files of --json and --report")

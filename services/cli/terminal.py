@@ -5,17 +5,36 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import Annotated, Final, ParamSpec, TypeVar
 
 import click
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
+from services.config import Settings
 from services.errors import AkinError, ConfigurationError
 
 LOG_WIDTH: Final = 120  # columns where no terminal says how many it has
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+
+def _checked_device(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        try:
+            TypeAdapter(Annotated[str, Settings.model_fields["device"]]).validate_python(value)
+        except ValidationError as error:
+            raise click.BadParameter(
+                f"{value!r} is none of auto, cpu, cuda, cuda:1 (or another number), mps"
+            ) from error
+    return value
+
+
+device_option = click.option(
+    "--device", callback=_checked_device, help="auto, cpu, cuda, cuda:1 or mps; AKIN_DEVICE unless given."
+)
+"""The option of commands that run an encoder: what AKIN_DEVICE may be, None where it is not given."""
 
 
 def open_console() -> Console:

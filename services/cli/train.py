@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from services.cli.encoders import register_folder
-from services.cli.terminal import reporting_errors, require
+from services.cli.terminal import device_option, reporting_errors, require
 from services.config import Settings, load_settings
 from services.errors import InvalidRequest
 from services.images.decode import Limits
@@ -45,7 +45,7 @@ MOST_WORKERS = 8
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's number.")
 @click.option("--steps", "max_steps", type=click.IntRange(min=1), help="End after so many batches.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's seed.")
-@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps; AKIN_DEVICE unless given.")
+@device_option
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that decode pictures; one a core unless given.")
 @click.option("--name", help="Name of the encoder; the recipe's unless given.")
 @click.option("--description", help="What the manifest says of the data; the names of the sources unless given.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from services.encoders.manifest import Manifest, parse_manifest
-from services.errors import EncoderError
+from services.errors import AkinError, Conflict, EncoderError
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -28,11 +28,37 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         EncoderError: the weights are not those that the manifest names.
+        AkinError: the folder cannot be written.
     """
     verify(checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS_FILE, checkpoint.weights)
-    _replace(folder / MANIFEST_FILE, checkpoint.manifest.to_json().encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / WEIGHTS_FILE, checkpoint.weights)
+        _replace(folder / MANIFEST_FILE, checkpoint.manifest.to_json().encode())
+    except OSError as error:
+        raise AkinError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def save_new(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint where there is none, or that of the same weights.
+
+    Raises:
+        Conflict: the folder holds other weights, or another program's file of these names.
+        EncoderError: the weights are not those that the manifest names.
+        AkinError: the folder cannot be read or written.
+    """
+    wanted = checkpoint.manifest.weights_sha256
+    weights, manifest = folder / WEIGHTS_FILE, folder / MANIFEST_FILE
+    try:
+        held = [digest(weights.read_bytes())] if weights.is_file() else []
+        held += [parse_manifest(manifest.read_bytes()).weights_sha256] if manifest.is_file() else []
+    except EncoderError as error:
+        raise Conflict(f"{manifest} is no encoder's") from error
+    except OSError as error:
+        raise AkinError(f"{folder} cannot be read: {error.strerror or error}") from error
+    if any(sha256 != wanted for sha256 in held):
+        raise Conflict(f"{folder} holds other weights")
+    save(folder, checkpoint)
 
 
 def read(folder: Path) -> Checkpoint:

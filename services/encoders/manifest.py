@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.errors import EncoderError
+from services.errors import EncoderError, InvalidRequest
 from services.images.preprocess import Preprocessing
 
 NAME_PATTERN = r"^[a-z0-9]+(?:[-.][a-z0-9]+)*$"
+LONGEST_NAME = 64
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -46,7 +48,7 @@ class Manifest(_Facts):
     """One encoder: architecture, preprocessing and identity. Immutable: other weights are another version."""
 
     format_version: Literal[1] = 1
-    name: str = Field(pattern=NAME_PATTERN, max_length=64)
+    name: str = Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)
     version: int = Field(ge=1)
     architecture: str
     options: dict[str, Any]
@@ -68,6 +70,19 @@ class Manifest(_Facts):
     def to_json(self) -> str:
         """The manifest as the text of manifest.json."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def check_name(name: str) -> None:
+    """Check that an encoder may have this name, before the work whose manifest would refuse it.
+
+    Raises:
+        InvalidRequest: it may not.
+    """
+    if len(name) > LONGEST_NAME or not re.fullmatch(NAME_PATTERN, name):
+        raise InvalidRequest(
+            f"{name!r} cannot name an encoder: lower-case letters and digits are allowed, with single - or . between "
+            f"them, {LONGEST_NAME} characters at most"
+        )
 
 
 def parse_manifest(text: str | bytes) -> Manifest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from services.encoders.architectures import load
 from services.encoders.checkpoint import Checkpoint
 from services.encoders.manifest import Manifest
 from services.encoders.torch_encoder import TorchEncoder, to_input, to_unit_rows
-from services.errors import EncoderError
+from services.errors import AkinError, EncoderError, InvalidRequest
 
 if TYPE_CHECKING:
     import onnx
@@ -51,7 +53,10 @@ def export(checkpoint: Checkpoint, path: Path) -> float:
 
     Raises:
         EncoderError: a library is missing, the network cannot be exported, or the two differ. No file is left.
+        InvalidRequest: the path is a folder's.
+        AkinError: the path cannot be written.
     """
+    _make_room(path)
     manifest = checkpoint.manifest
     graph = _traced(checkpoint)
     facts = {
@@ -72,9 +77,29 @@ def export(checkpoint: Checkpoint, path: Path) -> float:
             f"{TOLERANCE:.2g} are allowed"
         )
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
     return difference
+
+
+def _make_room(path: Path) -> None:
+    """Make the folder of a file and check that it can be written, before a minute's work."""
+    try:
+        if path.is_dir():
+            raise InvalidRequest(f"{path} is a folder; name the .onnx file that is to be written")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> AkinError:
+    return AkinError(f"{path} cannot be written: {error.strerror or error}")
 
 
 def _traced(checkpoint: Checkpoint) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from services.encoders.architectures import build, fill, load, output_width, pack
 from services.encoders.backbones import Backbone, has_own_tokenizer, import_open_clip, import_timm
 from services.encoders.checkpoint import Checkpoint, digest
-from services.encoders.manifest import Manifest, Training, TrainingData
+from services.encoders.manifest import LONGEST_NAME, Manifest, Training, TrainingData, check_name
 from services.errors import EncoderError, InvalidRequest
 from services.images.preprocess import Preprocessing
 
@@ -60,9 +60,11 @@ def adopt(reference: str, weights: Path | None = None, *, name: str | None = Non
         name: of the encoder; made from the reference unless given.
 
     Raises:
-        InvalidRequest: the reference is none, or the file not one of weights.
+        InvalidRequest: the reference is none, the file not one of weights, or the name none for an encoder.
         EncoderError: the library is missing or does not know the network, or the weights cannot be had or do not fit.
     """
+    if name is not None:
+        check_name(name)
     family, _, wanted = reference.partition(":")
     model, _, tag = wanted.partition("/")
     if family not in _FAMILIES or not model:
@@ -73,7 +75,7 @@ def adopt(reference: str, weights: Path | None = None, *, name: str | None = Non
     adopted = _FAMILIES[family](model, tag, weights)
     packed = pack(adopted.network)
     manifest = Manifest(
-        name=name or slug(reference),
+        name=slug(reference) if name is None else name,
         version=version,
         architecture=architecture,
         options=adopted.options,
@@ -96,7 +98,7 @@ def adopt(reference: str, weights: Path | None = None, *, name: str | None = Non
 
 def slug(reference: str) -> str:
     """A name for the encoder of a reference: lower case, with hyphens for whatever names may not hold."""
-    return re.sub(r"[^a-z0-9]+", "-", reference.lower())[:64].strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", reference.lower())[:LONGEST_NAME].strip("-")
 
 
 def _torchvision(model: str, tag: str, weights: Path | None) -> Adopted:

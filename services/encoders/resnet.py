@@ -66,9 +66,13 @@ class ResNetEncoder(nn.Module):
             maps.append(stage(maps[-1]))
         return maps[1:]
 
+    def feature_map(self, pictures: Tensor) -> Tensor:
+        """What the last stage sees: (n, channels, h, w)."""
+        return self.feature_maps(pictures)[-1]
+
     def features(self, pictures: Tensor) -> Tensor:
         """The average of the last stage, (n, channels): what losses are put on while the network is trained."""
-        return self.feature_maps(pictures)[-1].mean(dim=(2, 3))
+        return self.feature_map(pictures).mean(dim=(2, 3))
 
     def pooled(self, pictures: Tensor) -> Tensor:
         """The pooled stages side by side, (n, pooled_width), before the projection."""

@@ -57,15 +57,18 @@ class TorchEncoder:
         return self._run(self.network, batch, self.manifest.dimension)
 
     def encode_flattened(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Encode (n, size, size, 3) uint8 into unit rows of the network's whole code, before it is pooled.
+        """Encode (n, size, size, 3) uint8 into unit rows of the network's last feature map, before it is pooled.
 
         Raises:
-            EncoderError: the embedding of this encoder is its whole code.
+            EncoderError: the network has no `feature_map`: nothing is pooled, or inside of a library's network.
             ValueError: the batch is not uint8 of that shape.
         """
         feature_map = getattr(self.network, "feature_map", None)
         if feature_map is None:
-            raise EncoderError(f"{self.manifest.ref} pools nothing: its embedding is its whole code")
+            raise EncoderError(
+                f"{self.manifest.ref} has no flattened code: its network, {self.manifest.architecture}, pools nothing, "
+                "or pools inside of a library's code"
+            )
         return self._run(lambda pictures: feature_map(pictures).flatten(1), batch, self._flattened_width)
 
     def encode_text(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:

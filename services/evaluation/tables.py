@@ -157,7 +157,7 @@ _COST_COLUMNS = [
     Column("bytes", "of one vector as float32", lambda e: e.bytes_per_vector, _count, compared=False),
     Column(
         "images/s",
-        "encoded in batches of 64, decoding not counted",
+        "encoded in batches of up to 64, decoding not counted",
         lambda e: e.speed.images_per_second,
         _speed,
         compared=False,

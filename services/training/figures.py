@@ -8,6 +8,7 @@ from io import BytesIO, StringIO
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps, rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -31,6 +32,8 @@ _LARGEST_SHOWN = 192
 _TSNE_DIMENSIONS = 50
 _TSNE_FEWEST = 10
 _TSNE_MOST = 1500
+# Codes that differ by no more, of their largest number, differ by rounding alone.
+_SAME = 1e-6
 _MOST_IN_LEGEND = 20
 _COVERED = (2, 98)
 
@@ -43,13 +46,15 @@ def loss_curves(curves: Mapping[str, Sequence[float]], label: str = "loss") -> s
         label: what the values are.
     """
     figure, axes = _axes(7, 3.2)
+    lines: list[tuple[str, Artist]] = []
     for name, values in curves.items():
-        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1.8, label=name)
+        (line,) = axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1.8)
+        lines.append((name, line))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, color=_INK)
-    _legend(axes)
+    _legend(axes, lines)
     # Text stays text, in the page's font; ids and date would differ from run to run.
     target = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "akin"}):
@@ -74,7 +79,8 @@ def latent_scatter(codes: Codes, labels: npt.NDArray[np.int64], classes: Sequenc
 
     Two numbers are drawn as they are, more by t-SNE of their first principal components: van der Maaten and
     Hinton, "Visualizing Data using t-SNE" (2008). Fewer than ten codes have too few neighbours for that, they are
-    drawn by their first two components; of many codes, 1,500 spread over all are drawn, as t-SNE takes its time.
+    drawn by their first two components, and codes that are all the same have none, they are drawn as one point; of
+    many codes, 1,500 spread over all are drawn, as t-SNE takes its time.
 
     Args:
         labels: (n,), positions in `classes`, -1 for none.
@@ -85,14 +91,15 @@ def latent_scatter(codes: Codes, labels: npt.NDArray[np.int64], classes: Sequenc
     points, axis = _in_plane(codes)
     figure, axes = _axes(8, 6)
     size = float(np.clip(12_000 / max(len(points), 1), 4, 40))
+    clouds: list[tuple[str, Artist]] = []
     for label in np.unique(labels):
         x, y = points[labels == label].T
         name, colour = (classes[label], _colour(label, len(classes))) if label >= 0 else ("no label", _INK)
-        axes.scatter(x, y, s=size, color=colour, alpha=0.75, linewidths=0, label=name)
+        clouds.append((name, axes.scatter(x, y, s=size, color=colour, alpha=0.75, linewidths=0)))
     axes.set_xlabel(f"{axis} 1")
     axes.set_ylabel(f"{axis} 2")
     if len(classes) <= _MOST_IN_LEGEND:
-        _legend(axes, beside=True)
+        _legend(axes, clouds, beside=True)
     else:
         axes.set_title(f"{len(classes)} classes, one colour each", fontsize=9, color=_INK)
     return _drawn(figure)
@@ -125,6 +132,11 @@ def _in_plane(codes: Codes) -> tuple[Codes, str]:
     """Points (n, 2) for codes, and what their axes are called."""
     if codes.shape[1] == PLANE:
         return codes, "code"
+    with np.errstate(all="ignore"):
+        spread, largest = np.ptp(codes, axis=0).max(), np.abs(codes).max()
+    # t-SNE divides by the spread of the first component, and crashes on what is not finite.
+    if not _SAME * largest < spread < np.inf:
+        return np.zeros((len(codes), PLANE), np.float32), "principal component"
     most = min(_TSNE_DIMENSIONS, *codes.shape)
     components = PCA(most, random_state=0).fit_transform(codes)
     if len(codes) < _TSNE_FEWEST or codes.shape[1] < PLANE:
@@ -172,8 +184,11 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, *, beside: bool = False) -> None:
-    legend = axes.legend(frameon=False, fontsize=8, labelcolor=_INK, markerscale=2 if beside else 1)
+def _legend(axes: Axes, shown: Sequence[tuple[str, Artist]], *, beside: bool = False) -> None:
+    names, artists = [name for name, _ in shown], [artist for _, artist in shown]
+    legend = axes.legend(artists, names, frameon=False, fontsize=8, labelcolor=_INK, markerscale=2 if beside else 1)
+    for text in legend.get_texts():  # names are those of folders, where dollar signs are no mathematics
+        text.set_parse_math(False)
     if beside:
         legend.set_loc("center left")
         legend.set_bbox_to_anchor((1, 0.5))

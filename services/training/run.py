@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import re
 import subprocess
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from services.datasets.load import Dataset, load
 from services.encoders.architectures import build, pack
 from services.encoders.architectures import load as load_network
 from services.encoders.checkpoint import Checkpoint, digest, read, save
-from services.encoders.manifest import NAME_PATTERN, Manifest, Training, TrainingData
+from services.encoders.manifest import Manifest, Training, TrainingData, check_name
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import pick_device
-from services.errors import Conflict, InvalidRequest
+from services.errors import Conflict
 from services.images.decode import Limits
 from services.training.learner import learner_for
 from services.training.loop import Epoch, Step, fit
@@ -94,8 +93,7 @@ def train(
         ConfigurationError: this machine has no such device.
         EncoderError: the training diverged.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise InvalidRequest(f"{name!r} cannot name an encoder: lower-case letters, digits, - and . are allowed")
+    check_name(name)
     target = pick_device(device)
     pictures = load(source.specs, recipe.preprocessing, limits, workers=workers, progress=progress.on_read)
     train_set, held_out = partition(pictures, recipe)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.encoders.architectures import build
+from services.encoders.architectures import build, load
 from services.encoders.autoencoders import FashionEncoder, PooledEncoder, to_grey
+from services.encoders.resnet import ResNetEncoder
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import LARGEST_PIXELS, TorchEncoder, to_input
 from services.errors import EncoderError
@@ -147,8 +148,23 @@ class TestPooling:
     def test_is_said_to_be_missing_where_the_embedding_is_the_whole_code(self) -> None:
         encoder = TorchEncoder(*checkpoint_with("conv-ae", {"bottleneck": 8}, 32), device="cpu")
 
-        with pytest.raises(EncoderError, match=r"tiny@3 pools nothing"):
+        with pytest.raises(EncoderError, match=r"tiny@3 has no flattened code: its network, conv-ae, pools nothing"):
             encoder.encode_flattened(noise(1))
+
+    def test_of_a_residual_network_is_its_last_stage(self) -> None:
+        options = {"stem": 8, "stem_stride": 1, "widths": [8, 16], "blocks": [1, 1], "pooled_stages": 2}
+        checkpoint = checkpoint_with("resnet", options, 32)
+        batch = noise(3)
+
+        flattened = TorchEncoder(*checkpoint, device="cpu").encode_flattened(batch)
+
+        network = load(*checkpoint)
+        assert isinstance(network, ResNetEncoder)
+        with torch.inference_mode():
+            stage = network.feature_maps(to_input(torch.from_numpy(batch), checkpoint.manifest.preprocessing))[-1]
+        stage = stage.flatten(1)
+        assert flattened.shape == (3, 16 * 16 * 16)
+        np.testing.assert_allclose(flattened, (stage / stage.norm(dim=1, keepdim=True)).numpy(), atol=1e-5)
 
     def test_of_large_pictures_goes_in_parts_that_fit_into_memory(self) -> None:
         side = 512

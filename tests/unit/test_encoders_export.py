@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from services.cli.encoders import encoders as command
 from services.encoders import onnx_export
-from services.encoders.checkpoint import read
+from services.encoders.checkpoint import read, save_new
 from services.encoders.onnx_export import INPUT, OUTPUT, TOLERANCE, export
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import TorchEncoder
-from services.errors import EncoderError
+from services.errors import AkinError, Conflict, EncoderError, InvalidRequest
 from services.images.preprocess import Preprocessing
 from tests.unit.test_encoders import checkpoint_with, noise
 
@@ -100,6 +100,45 @@ def test_without_the_libraries_the_extra_is_named(tmp_path: Path, monkeypatch: p
         export(checkpoint_with("conv-ae", {"bottleneck": 4}, 32), tmp_path / "encoder.onnx")
 
 
+def test_the_folder_of_the_file_is_made(tmp_path: Path) -> None:
+    export(checkpoint_with("conv-ae", {"bottleneck": 4}, 32), tmp_path / "new" / "folder" / "encoder.onnx")
+
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["encoder.onnx"]
+
+
+def test_a_path_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # the work would end with another error
+    checkpoint = checkpoint_with("conv-ae", {"bottleneck": 4}, 32)
+    (tmp_path / "file").touch()
+
+    with pytest.raises(InvalidRequest, match=r"is a folder; name the \.onnx file"):
+        export(checkpoint, tmp_path)
+    with pytest.raises(AkinError, match=r"file/encoder\.onnx cannot be written"):
+        export(checkpoint, tmp_path / "file" / "encoder.onnx")
+
+
+def test_a_new_checkpoint_replaces_nothing_else(tmp_path: Path) -> None:
+    one, other = (checkpoint_with("conv-ae", {"bottleneck": numbers}, 32) for numbers in (4, 5))
+    save_new(tmp_path / "one", one)
+    save_new(tmp_path / "one", one)
+    for folder, name in (("weights", "weights.safetensors"), ("facts", "manifest.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(b"{}")
+    (tmp_path / "file").touch()
+
+    for folder, message in (
+        ("one", "one holds other weights"),
+        ("weights", "weights holds other weights"),
+        ("facts", r"manifest\.json is no encoder's"),
+    ):
+        with pytest.raises(Conflict, match=message):
+            save_new(tmp_path / folder, other)
+    with pytest.raises(AkinError, match="file cannot be written"):
+        save_new(tmp_path / "file", other)
+    assert read(tmp_path / "one") == one
+    assert (tmp_path / "facts" / "manifest.json").read_bytes() == b"{}"
+
+
 class TestCommand:
     @pytest.fixture(autouse=True)
     def data_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +162,16 @@ class TestCommand:
         original = next(encoder for encoder in shipped() if encoder.manifest.ref == "conv-ae-64@1")
         assert read(tmp_path / "copy") == read(original.weights_path.parent)
         assert CliRunner().invoke(command, ["register", str(tmp_path / "copy")]).exit_code == 0
+
+    def test_export_refuses_a_folder_with_another_encoder(self, tmp_path: Path) -> None:
+        save_new(tmp_path / "mine", checkpoint_with("conv-ae", {"bottleneck": 4}, 32))
+
+        done = CliRunner().invoke(
+            command, ["export", "conv-ae-64", "--format", "safetensors", "--output", str(tmp_path / "mine")]
+        )
+
+        assert done.exit_code == 1
+        assert "mine holds other weights; give another --output" in done.output
 
     def test_names_the_registered_encoders_where_there_is_none(self, tmp_path: Path) -> None:
         done = CliRunner().invoke(

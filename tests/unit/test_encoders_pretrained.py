@@ -287,6 +287,11 @@ class TestAdopting:
         with pytest.raises(InvalidRequest, match=r"no pretrained network; there are torchvision:NAME"):
             adopt(reference)
 
+    @pytest.mark.parametrize("name", ["", "x" * 65, "Upper", "a_b", "a--b", "a/b", "-a", "a\n"])
+    def test_refuses_a_wrong_name_before_anything_is_read(self, name: str) -> None:
+        with pytest.raises(InvalidRequest, match=r"cannot name an encoder: lower-case .* 64 characters at most"):
+            adopt("torchvision:resnet18", Path("nowhere.pth"), name=name)
+
     def test_refuses_other_kinds_of_files(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match=r"\.safetensors, \.pth, \.pt, \.bin are read"):
             adopt("timm:resnet10t", tmp_path / "weights.npz")

@@ -34,6 +34,7 @@ from services.evaluation.run import evaluate
 from services.evaluation.searches import choose_queries, searches_of_arrays
 from services.evaluation.speed import measure_speed
 from services.evaluation.subjects import Subject, baselines, of_encoder, of_flattened
+from services.evaluation.tables import _COST_COLUMNS
 from services.images.decode import Limits
 from services.images.pool import DecodePool
 from services.images.preprocess import Pixels, Preprocessing, preprocess
@@ -195,7 +196,7 @@ class TestCommand:
             (["--data", "nowhere"], "nowhere does not exist"),
             ([], "either --data SET, or --gallery SET"),
             (["--queries", "nowhere"], "either --data SET, or --gallery SET"),
-            (["--data", "nowhere", "--device", "toaster"], "AKIN_DEVICE"),
+            (["--data", "nowhere", "--device", "toaster"], "'--device': 'toaster' is none of auto, cpu, cuda"),
         ],
     )
     def test_wrong_arguments_are_explained(self, arguments: list[str], message: str) -> None:
@@ -450,3 +451,39 @@ def test_the_baselines_are_as_good_on_clothing_as_they_are_known_to_be(pool: Dec
     for found, known in ((pixels, (0.516, 0.398, 0.191)), (histogram, (0.337, 0.243, 0.158))):
         figures = (found.knn_1, found.precision_10, found.mean_average_precision)
         assert figures == pytest.approx(known, abs=0.002)
+
+
+class TestMessages:
+    def test_a_folder_without_an_encoder_is_told_before_the_set_is_listed(self, tmp_path: Path) -> None:
+        result = run(tmp_path, "--data", "nowhere")
+
+        assert result.exit_code == 1
+        assert f"{tmp_path} is not an encoder checkpoint" in result.output
+
+    @pytest.mark.parametrize("device", ["gpu", "meta", "cuda:", ""])
+    def test_other_devices_are_refused_by_the_options_name(self, device: str) -> None:
+        result = run("--data", "nowhere", "--device", device)
+
+        assert result.exit_code == 2
+        assert "'--device'" in result.output
+        assert "AKIN_DEVICE" not in result.output
+
+    def test_brackets_in_paths_are_printed_as_they_are(self, folder: Path) -> None:
+        odd = folder.rename(folder.with_name("set [bold] :smile:"))
+
+        result = run("--gallery", f"{odd}#train/red", "--copies", "1")
+
+        assert result.exit_code == 0, result.output
+        assert "set [bold] :smile:" in " ".join(result.stdout.split())
+
+    def test_speed_does_not_promise_batches_of_64(self) -> None:
+        (speed,) = [column for column in _COST_COLUMNS if column.title == "images/s"]
+
+        assert "batches of up to 64" in speed.description
+
+    def test_a_residual_network_has_a_flattened_code(self) -> None:
+        options: dict[str, object] = {"stem": 8, "stem_stride": 1, "widths": [8, 16], "blocks": [1, 1]}
+
+        subject = of_flattened(TorchEncoder(*checkpoint_of("resnet", options, 32, 16), device="cpu"))
+
+        assert subject.dimension == 16 * 16 * 16

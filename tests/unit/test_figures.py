@@ -137,6 +137,21 @@ class TestLatentScatter:
 
         assert seen(figures.latent_scatter(codes, np.arange(60), names)).std() > 1
 
+    @pytest.mark.parametrize("value", [0.0, 0.1, 1e30, float("nan"), float("inf")])
+    def test_codes_that_are_all_the_same_are_one_point(self, value: float) -> None:
+        picture = seen(figures.latent_scatter(np.full((50, 200), value, np.float32), np.zeros(50, int), ["only"]))
+
+        blue = where(picture[:, : int(picture.shape[1] * 0.85)], BLUE)
+        assert 0 < np.ptp(blue, axis=0).max() < 20
+
+    @pytest.mark.parametrize("name", ["a_$x^$", "_hidden"])
+    def test_the_legend_has_names_as_they_are(self, name: str) -> None:
+        codes, labels = two_clouds(60, 2)
+
+        legend = seen(figures.latent_scatter(codes, labels, ["left", name]))[:, -120:]
+
+        assert len(where(legend, ORANGE)) > 10
+
 
 class TestPlane:
     CODES = np.random.default_rng(0).normal([3, -5], [2, 0.5], (2000, 2)).astype(np.float32)

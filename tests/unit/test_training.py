@@ -529,7 +529,7 @@ class TestTraining:
         with pytest.raises(EncoderError, match="diverged"):
             run(replace(recipe, optimiser=Optimiser("adam", 1e30)), folder, tmp_path / "encoders")
 
-    @pytest.mark.parametrize("name", ["Mine", "../mine", "a@1", ""])
+    @pytest.mark.parametrize("name", ["Mine", "../mine", "a@1", "", "a" * 65])
     def test_refuses_a_bad_name_before_it_reads_anything(self, recipe: Recipe, tmp_path: Path, name: str) -> None:
         with pytest.raises(InvalidRequest, match="cannot name an encoder"):
             run(recipe, tmp_path / "not there", tmp_path / "encoders", name=name)
@@ -562,6 +562,10 @@ class TestTraining:
 
 
 class TestCommand:
+    @pytest.fixture(autouse=True)
+    def own_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AKIN_DATA_DIR", str(tmp_path / "data"))
+
     def test_trains_and_says_where(self, folder: Path, tmp_path: Path) -> None:
         output = tmp_path / "encoders"
         arguments = ["--recipe", "conv-ae-64", "--data", folder, "--output", output, "--epochs", "1", "--name", "mine"]
@@ -580,7 +584,9 @@ class TestCommand:
         assert all(name in result.output for name in RECIPES)
 
     def test_says_in_one_line_what_is_wrong_with_the_data(self, tmp_path: Path) -> None:
-        result = CliRunner().invoke(train_command, ["--recipe", "conv-ae-64", "--data", str(tmp_path)])
+        (tmp_path / "empty").mkdir()
+
+        result = CliRunner().invoke(train_command, ["--recipe", "conv-ae-64", "--data", str(tmp_path / "empty")])
 
         assert result.exit_code == 1
         assert "Error:" in result.output
