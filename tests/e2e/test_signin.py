@@ -53,6 +53,8 @@ def test_a_wrong_key_is_said_so(context: BrowserContext, site: Site, console_err
 
 
 def test_signing_out_locks_the_page(page: Page, site: Site) -> None:
+    # A picture that is still on its way when the session ends is refused, and the console says so.
+    page.wait_for_load_state("networkidle")
     page.get_by_role("button", name="Sign out").click()
 
     expect(page).to_have_url(f"{site.url}/signin")
