@@ -108,7 +108,7 @@ def output_width(network: nn.Module, architecture: str, size: int) -> int:
         EncoderError: it does not take pictures of this size, or gives something else than a row for each.
     """
     try:
-        code: Tensor = network(torch.zeros(1, 3, size, size))
+        code: Tensor = network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
     except (RuntimeError, AssertionError) as error:
         raise EncoderError(f"{architecture!r} does not take {size} × {size} pictures: {error}") from error
     if code.ndim != 2:

@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from services.datasets.load import Dataset, load
-from services.encoders.architectures import build, pack
+from services.datasets.load import load
 from services.encoders.architectures import load as load_network
+from services.encoders.architectures import output_width, pack
 from services.encoders.checkpoint import Checkpoint, digest, read, save
 from services.encoders.manifest import Manifest, Training, TrainingData, check_name
 from services.encoders.shipped import shipped
@@ -112,7 +112,7 @@ def train(
     data = TrainingData(
         description=source.description, trained_on=len(train_set), held_out=len(held_out), sha256=train_set.sha256
     )
-    scribe = _Scribe(folder, recipe, name, version, data, source.licence)
+    scribe = _Scribe(folder, recipe, name, version, data, source.licence, _git_revision())
     history = [Epoch(**epoch) for epoch in past_epochs(state_path)]
     if state_path.exists():
         progress.on_resume(folder, len(history))
@@ -135,12 +135,21 @@ def train(
         progress.on_epoch(epoch)
 
     kept = read(folder)
-    encoder = load_network(kept.manifest, kept.weights).to(target)
+    manifest = kept.manifest
+    encoder = load_network(manifest, kept.weights).to(target)
     if recipe.whitening is not None:
-        encoder = _whiten(encoder, recipe, train_set, target, progress.on_whiten)
+        projection = fit_projection(
+            cast(Pooling, encoder),
+            train_set,
+            recipe.preprocessing,
+            recipe.whitening,
+            seed=recipe.seed,
+            device=target,
+            progress=progress.on_whiten,
+        )
+        encoder.projection = projection.to(target)
         options = recipe.options | {"dimension": recipe.whitening.dimension}
-        scribe.save(encoder, options, _kept_epoch(recipe, history))
-    manifest = read(folder).manifest
+        manifest = scribe.save(encoder, options, _kept_epoch(recipe, history))
     page = report.finish(encoder, manifest, train_set, history, target)
     state_path.unlink()
     (folder / LOCK_FILE).unlink()
@@ -158,9 +167,10 @@ class _Scribe:
     version: int
     data: TrainingData
     licence: str
+    git_revision: str | None
 
-    def save(self, encoder: nn.Module, options: dict[str, Any], epoch: Epoch) -> None:
-        """Write the encoder as it is after an epoch, replacing the one before."""
+    def save(self, encoder: nn.Module, options: dict[str, Any], epoch: Epoch) -> Manifest:
+        """Write an encoder in evaluation mode as it is after an epoch, replacing the one before."""
         weights = pack(encoder)
         training = Training(
             recipe=self.recipe.name,
@@ -172,7 +182,7 @@ class _Scribe:
             }
             | epoch.metrics,
             seed=self.recipe.seed,
-            git_revision=_git_revision(),
+            git_revision=self.git_revision,
             created=datetime.now(UTC).replace(microsecond=0),
             licence=self.licence,
         )
@@ -181,50 +191,17 @@ class _Scribe:
             version=self.version,
             architecture=self.recipe.architecture,
             options=options,
-            dimension=_dimension(encoder, self.recipe.preprocessing.size),
+            dimension=output_width(encoder, self.recipe.architecture, self.recipe.preprocessing.size),
             preprocessing=self.recipe.preprocessing,
             weights_sha256=digest(weights),
             training=training,
         )
         save(self.folder, Checkpoint(manifest, weights))
+        return manifest
 
 
 def _kept_epoch(recipe: Recipe, history: list[Epoch]) -> Epoch:
     return history[-1] if recipe.keep == "last" else [epoch for epoch in history if epoch.best][-1]
-
-
-def _whiten(
-    encoder: nn.Module,
-    recipe: Recipe,
-    train_set: Dataset,
-    device: torch.device,
-    progress: Callable[[int, int], None],
-) -> nn.Module:
-    """The same network with a projection that is fitted to the pictures it was trained on."""
-    assert recipe.whitening is not None
-    projection = fit_projection(
-        cast(Pooling, encoder),
-        train_set,
-        recipe.preprocessing,
-        recipe.whitening,
-        seed=recipe.seed,
-        device=device,
-        progress=progress,
-    )
-    projected = build(recipe.architecture, recipe.options | {"dimension": recipe.whitening.dimension})
-    projected.load_state_dict(encoder.state_dict(), strict=False)
-    projected.projection = projection
-    return projected.to(device).eval()
-
-
-@torch.inference_mode()
-def _dimension(encoder: nn.Module, size: int) -> int:
-    device = next(encoder.parameters()).device
-    training = encoder.training
-    encoder.eval()
-    dimension: int = encoder(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    encoder.train(training)
-    return dimension
 
 
 def _folder(output: Path, name: str, identity: str, registered: Collection[int]) -> tuple[Path, int]:
