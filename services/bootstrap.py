@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +45,24 @@ def prepare(settings: Settings, *, admin_key: bool = True) -> Prepared:
         Unavailable: the database or the blob store does not answer.
         NotFound: AKIN_DEFAULT_ENCODER names no encoder.
     """
+    with installed(settings) as services, services.database.transaction() as session:
+        wanted = admin_key and not keys.has_admin(session)
+        first = keys.create(session, "first admin key", [Scope.ADMIN]) if wanted else None
+        return Prepared(first, keys.replace_local(session))
+
+
+@contextmanager
+def installed(settings: Settings) -> Iterator[Services]:
+    """What commands work with: the services of a database that has all it needs. Safe to repeat.
+
+    Raises:
+        Unavailable: the database or the blob store does not answer.
+        NotFound: AKIN_DEFAULT_ENCODER names no encoder.
+    """
     services = build(settings)
     try:
         install(services)
-        with services.database.transaction() as session:
-            wanted = admin_key and not keys.has_admin(session)
-            first = keys.create(session, "first admin key", [Scope.ADMIN]) if wanted else None
-            return Prepared(first, keys.replace_local(session))
+        yield services
     finally:
         services.close()
 

@@ -15,7 +15,8 @@ from werkzeug.datastructures import FileStorage
 
 from services.api.auth import Caller, authenticate
 from services.api.errors import invalid
-from services.api.schemas import NoQuery, parse_json
+from services.api.fields import parse_json
+from services.api.schemas import NoQuery
 from services.catalog.keys import Scope
 from services.errors import AkinError, InvalidRequest
 from services.wiring import Services

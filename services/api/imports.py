@@ -10,11 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 from services import ingest
 from services.api import present
 from services.api.contract import FORM, Call, Router
+from services.api.fields import ItemId
 from services.api.schemas import (
     EntryError,
     EntryMeta,
     ImportUpload,
-    ItemId,
     JobList,
     JobListQuery,
     JobOut,

@@ -10,7 +10,8 @@ from services import search
 from services.api import present
 from services.api.contract import Call, Router
 from services.api.errors import invalid
-from services.api.schemas import ItemChange, ItemDetail, ItemId, ItemOut, Page, PageQuery, SearchOut, SearchQuery
+from services.api.fields import ItemId
+from services.api.schemas import ItemChange, ItemDetail, ItemOut, Page, PageQuery, SearchOut, SearchQuery
 from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope

@@ -13,8 +13,7 @@ from services.cli.terminal import reporting_errors, require
 from services.config import load_settings
 from services.encoders import checkpoint
 from services.encoders.checkpoint import Checkpoint
-from services.errors import Conflict
-from services.wiring import build
+from services.errors import Conflict, NotFound
 
 
 @click.group()
@@ -26,11 +25,9 @@ def encoders() -> None:
 @reporting_errors
 def list_encoders() -> None:
     """Show registered encoders."""
-    from services.bootstrap import install
+    from services.bootstrap import installed
 
-    services = build(load_settings())
-    install(services)
-    with services.database.reading() as session:
+    with installed(load_settings()) as services, services.database.reading() as session:
         rows = catalog_encoders.all_of(session)
     table = Table("encoder", "dimension", "SHA-256", "registered")
     for row in rows:
@@ -123,28 +120,31 @@ def _save(folder: Path, encoder: Checkpoint, options: str) -> None:
 def find_checkpoint(reference: str) -> Checkpoint:
     """The encoder in a checkpoint folder, or the registered one of a name.
 
+    A registered name is not hidden by a folder that happens to be called the same: that is `./name`.
+
     Raises:
         EncoderError: the folder holds no encoder, or its weights are damaged.
         NotFound: there is neither such a folder nor such a registered encoder.
     """
-    from services.bootstrap import install
+    from services.bootstrap import installed
 
-    if Path(reference).is_dir():
-        return checkpoint.read(Path(reference))
-    services = build(load_settings())
-    try:
-        install(services)
-        return services.encoders.checkpoint(reference)
-    finally:
-        services.close()
+    folder = Path(reference)
+    if "/" in reference and folder.is_dir():
+        return checkpoint.read(folder)
+    with installed(load_settings()) as services:
+        try:
+            return services.encoders.checkpoint(reference)
+        except NotFound:
+            if not folder.is_dir():
+                raise
+    return checkpoint.read(folder)
 
 
 def register_folder(folder: Path) -> None:
     """Register a checkpoint folder and say what can be done with it."""
-    from services.bootstrap import install
+    from services.bootstrap import installed
 
     read = checkpoint.read(folder)
-    services = build(load_settings())
-    install(services)
-    services.encoders.register(read)
+    with installed(load_settings()) as services:
+        services.encoders.register(read)
     click.echo(f"{read.manifest.ref} is registered; `akin reindex {read.manifest.ref}` embeds a catalog with it")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.orm import Session
 
 from services.catalog import catalogs
 from services.catalog import keys as catalog_keys
 from services.catalog.keys import Scope
 from services.cli.terminal import reporting_errors
 from services.config import load_settings
-from services.wiring import Services, build
 
 
 @click.group()
@@ -19,19 +22,27 @@ def keys() -> None:
     """List, make and revoke API keys. Works on the configured database, so it needs no key itself."""
 
 
-def _services() -> Services:
-    from services.bootstrap import install
+@contextmanager
+def _reading() -> Iterator[Session]:
+    from services.bootstrap import installed
 
-    services = build(load_settings())
-    install(services)
-    return services
+    with installed(load_settings()) as services, services.database.reading() as session:
+        yield session
+
+
+@contextmanager
+def _transaction() -> Iterator[Session]:
+    from services.bootstrap import installed
+
+    with installed(load_settings()) as services, services.database.transaction() as session:
+        yield session
 
 
 @keys.command("list")
 @reporting_errors
 def list_keys() -> None:
     """Show keys that are in force."""
-    with _services().database.reading() as session:
+    with _reading() as session:
         rows = catalog_keys.all_of(session)
     table = Table("id", "name", "begins with", "scopes", "made")
     for row in rows:
@@ -48,7 +59,7 @@ def list_keys() -> None:
 @reporting_errors
 def create(name: str, scopes: tuple[str, ...], catalog: str | None) -> None:
     """Make a key and print it, once."""
-    with _services().database.transaction() as session:
+    with _transaction() as session:
         catalog_id = catalogs.by_name(session, catalog).id if catalog else None
         click.echo(catalog_keys.create(session, name, [Scope(scope) for scope in scopes], catalog_id))
 
@@ -58,6 +69,6 @@ def create(name: str, scopes: tuple[str, ...], catalog: str | None) -> None:
 @reporting_errors
 def revoke(key_id: int) -> None:
     """End the key with this id."""
-    with _services().database.transaction() as session:
+    with _transaction() as session:
         catalog_keys.revoke(session, key_id)
     click.echo(f"key {key_id} is revoked")

@@ -16,6 +16,7 @@ from services.cli.terminal import device_option, reporting_errors, require
 from services.config import Settings, load_settings
 from services.errors import InvalidRequest
 from services.images.decode import Limits
+from services.images.pool import DecodePool
 from services.training.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -91,11 +92,15 @@ def train(
             recipe,
             run.Source(specs, description or ", ".join(Path(spec).name for spec in specs), licence),
             output or settings.data_dir / "encoders",
-            Limits(settings.max_image_bytes, settings.max_image_pixels),
+            DecodePool(
+                workers or min(MOST_WORKERS, os.cpu_count() or 1),
+                settings.decode_timeout,
+                settings.decode_memory,
+                Limits(settings.max_image_bytes, settings.max_image_pixels),
+            ),
             run.Progress(display.read, display.step, display.epoch, display.whiten, display.resume),
             name=name or recipe.name,
             device=device or settings.device,
-            workers=workers or min(MOST_WORKERS, os.cpu_count() or 1),
             max_steps=max_steps,
             taken=_registered_versions(settings, name or recipe.name) if register else (),
         )
@@ -107,13 +112,10 @@ def train(
 
 
 def _registered_versions(settings: Settings, name: str) -> list[int]:
-    from services.bootstrap import install
+    from services.bootstrap import installed
     from services.catalog import encoders as catalog_encoders
-    from services.wiring import build
 
-    services = build(settings)
-    install(services)
-    with services.database.reading() as session:
+    with installed(settings) as services, services.database.reading() as session:
         return [row.version for row in catalog_encoders.all_of(session) if row.name == name]
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from services.datasets.room import array_in_file
 from services.datasets.source import Picture, open_source
-from services.errors import AkinError, InvalidRequest
+from services.errors import ImageReason, ImageRejected, InvalidRequest
 from services.images.decode import Limits
 from services.images.pool import DecodePool
 from services.images.preprocess import Pixels, Preprocessing
@@ -26,9 +26,6 @@ _PIECE_BYTES = 64 * 1024**2
 # Larger arrays lie in a temporary file, of which the kernel keeps in memory what fits.
 _IN_MEMORY_BYTES = 1024**3
 _COPIED_TOGETHER = 1024
-# What one picture may take of a decoding process; the defaults of AKIN_DECODE_TIMEOUT and AKIN_DECODE_MEMORY.
-_DECODE_SECONDS = 20.0
-_DECODE_MEMORY = 2 * 1024**3
 
 
 class Unreadable(NamedTuple):
@@ -81,9 +78,8 @@ class Dataset:
 def load(
     specs: Sequence[str],
     preprocessing: Preprocessing,
-    limits: Limits,
+    pool: DecodePool,
     *,
-    workers: int,
     progress: Callable[[int, int], None],
 ) -> Dataset:
     """Decode every picture of the sources; those that cannot be are left out and listed.
@@ -92,7 +88,6 @@ def load(
 
     Args:
         specs: what `open_source` takes, one or several.
-        workers: processes that decode.
         progress: called with the files handled so far and their total.
 
     Raises:
@@ -100,21 +95,23 @@ def load(
         ConfigurationError: there is not enough room for the pixels; torchvision is needed and not installed.
         Unavailable: no decoding process can be started.
     """
-    with (
-        ExitStack() as sources,
-        DecodePool(workers, _DECODE_SECONDS, _DECODE_MEMORY, limits) as pool,
-    ):
+    with ExitStack() as sources:
         pictures = [picture for spec in specs for picture in sources.enter_context(open_source(spec)).pictures]
         pixels = _room(len(pictures), preprocessing.size)
         kept: list[Picture] = []
         unreadable: list[Unreadable] = []
         digest = hashlib.sha256()
         for piece in pieces(pictures):
-            contents = _contents(pictures[piece], limits, unreadable)
-            readable = [content for _, content in contents]
-            decoded = pool.preprocess_many(readable, preprocessing)
-            for (picture, content), outcome in zip(contents, decoded, strict=True):
-                if isinstance(outcome, AkinError):
+            readable: list[tuple[Picture, bytes]] = []
+            for picture in pictures[piece]:
+                content = read_content(picture, pool.limits)
+                if isinstance(content, ImageRejected):
+                    unreadable.append(Unreadable(picture.name, content.detail))
+                else:
+                    readable.append((picture, content))
+            decoded = pool.preprocess_many([content for _, content in readable], preprocessing)
+            for (picture, content), outcome in zip(readable, decoded, strict=True):
+                if isinstance(outcome, ImageRejected):
                     unreadable.append(Unreadable(picture.name, outcome.detail))
                     continue
                 pixels[len(kept)] = outcome
@@ -124,18 +121,23 @@ def load(
     if len(kept) < 2:
         where = ", ".join(specs)
         raise InvalidRequest(f"{where} has fewer than two readable pictures ({len(unreadable)} unreadable)")
-    classes = tuple(sorted({picture.label for picture in kept if picture.label is not None}))
-    position = {label: number for number, label in enumerate(classes)}
+    classes, labels = number_labels(kept)
     return Dataset(
         pixels=pixels[: len(kept)],
-        labels=np.array(
-            [UNLABELLED if picture.label is None else position[picture.label] for picture in kept], np.int64
-        ),
+        labels=labels,
         classes=classes,
         names=tuple(picture.name for picture in kept),
         unreadable=sorted(unreadable),
         sha256=digest.hexdigest(),
     )
+
+
+def number_labels(pictures: Sequence[Picture]) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """The names of labels, sorted, and for each picture (n,) the position of its own, or -1 for none."""
+    classes = tuple(sorted({picture.label for picture in pictures if picture.label is not None}))
+    position = {label: number for number, label in enumerate(classes)}
+    labels = [UNLABELLED if picture.label is None else position[picture.label] for picture in pictures]
+    return classes, np.array(labels, np.int64)
 
 
 def pieces(pictures: Sequence[Picture]) -> Iterator[slice]:
@@ -150,24 +152,21 @@ def pieces(pictures: Sequence[Picture]) -> Iterator[slice]:
         yield slice(start, len(pictures))
 
 
+def read_content(picture: Picture, limits: Limits) -> bytes | ImageRejected:
+    """The bytes of a picture's file, or why it is left out; one that is too large is not read at all."""
+    if picture.size > limits.max_bytes:
+        return ImageRejected(
+            ImageReason.TOO_MANY_BYTES, f"The file has {picture.size:,} bytes; {limits.max_bytes:,} are allowed."
+        )
+    try:
+        return picture.content()
+    except OSError as error:
+        return ImageRejected(ImageReason.MISSING, str(error) or type(error).__name__)
+
+
 def _room(count: int, size: int) -> Pixels:
     """Space for `count` pictures."""
     shape = (count, size, size, 3)
     if count * size * size * 3 <= _IN_MEMORY_BYTES:
         return np.empty(shape, np.uint8)
     return array_in_file(shape, np.uint8, f"{count:,} pictures of {size} x {size}")
-
-
-def _contents(piece: Sequence[Picture], limits: Limits, unreadable: list[Unreadable]) -> list[tuple[Picture, bytes]]:
-    """Read files; those that are too large, which are not read at all, or damaged join the unreadable."""
-    contents = []
-    for picture in piece:
-        if picture.size > limits.max_bytes:
-            reason = f"{picture.size:,} bytes; {limits.max_bytes:,} are allowed"
-            unreadable.append(Unreadable(picture.name, reason))
-            continue
-        try:
-            contents.append((picture, picture.content()))
-        except OSError as error:
-            unreadable.append(Unreadable(picture.name, str(error) or type(error).__name__))
-    return contents

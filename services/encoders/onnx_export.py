@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from services.encoders.architectures import load
 from services.encoders.checkpoint import Checkpoint
 from services.encoders.manifest import Manifest
-from services.encoders.torch_encoder import TorchEncoder, to_input, to_unit_rows
+from services.encoders.normalisation import to_input
+from services.encoders.torch_encoder import TorchEncoder, to_unit_rows
 from services.errors import AkinError, EncoderError, InvalidRequest
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from services.datasets.load import Unreadable, pieces
+from services.datasets.load import Unreadable, pieces, read_content
 from services.datasets.room import array_in_file
 from services.datasets.source import Picture
-from services.errors import AkinError, ImageReason, ImageRejected
+from services.errors import AkinError, ImageRejected
 from services.evaluation.metrics import Vectors
 from services.evaluation.subjects import Subject
 from services.images.decode import Limits
@@ -136,18 +136,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 def _call_together(
     pictures: Sequence[Picture], pool: DecodePool, function: Callable[..., T], *arguments: object
 ) -> list[T | ImageRejected]:
-    contents = [_content(picture, pool.limits) for picture in pictures]
+    contents = [read_content(picture, pool.limits) for picture in pictures]
     calls = [(content, *arguments, pool.limits) for content in contents if isinstance(content, bytes)]
     done = iter(pool.call_many(function, calls))
     return [content if isinstance(content, ImageRejected) else next(done) for content in contents]
-
-
-def _content(picture: Picture, limits: Limits) -> bytes | ImageRejected:
-    if picture.size > limits.max_bytes:
-        return ImageRejected(
-            ImageReason.TOO_MANY_BYTES, f"The file has {picture.size:,} bytes; {limits.max_bytes:,} are allowed."
-        )
-    try:
-        return picture.content()
-    except OSError as error:
-        return ImageRejected(ImageReason.MISSING, str(error) or type(error).__name__)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 
-from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from services.evaluation.pages import templates
 from services.evaluation.run import Evaluation
 from services.evaluation.searches import Search
 from services.evaluation.tables import measured_on, tables
@@ -26,7 +25,7 @@ def to_json(evaluation: Evaluation) -> str:
 
 def to_html(evaluation: Evaluation) -> str:
     """A page that needs no other file: the tables, bars, and example searches."""
-    page = _templates().get_template("report.html")
+    page = templates("services.evaluation").get_template("report.html")
     return page.render(
         evaluation=evaluation,
         measured_on=measured_on(evaluation),
@@ -37,11 +36,4 @@ def to_html(evaluation: Evaluation) -> str:
 
 def searches_html(searches: Sequence[Search]) -> Markup:
     """Example searches as a part of a page, with the styles that they need."""
-    return Markup(_templates().get_template("searches.html").render(searches=searches))  # noqa: S704  escaped there
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("services.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    return Markup(templates("services.evaluation").get_template("searches.html").render(searches=searches))  # noqa: S704  escaped there

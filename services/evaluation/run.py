@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from services.datasets.load import UNLABELLED, Unreadable
+from services.datasets.load import Unreadable, number_labels
 from services.datasets.source import Picture
 from services.errors import ImageRejected, InvalidRequest
 from services.evaluation.embed import Embedded, call_on, embed
@@ -159,11 +159,7 @@ class _Table:
         self.pictures = pictures
         self.asked = asked
         self.embedded = embedded
-        self.classes = tuple(sorted({picture.label for picture in pictures if picture.label is not None}))
-        numbers = {label: number for number, label in enumerate(self.classes)}
-        self.labels: Labels = np.array(
-            [UNLABELLED if picture.label is None else numbers[picture.label] for picture in pictures], np.int64
-        )
+        self.classes, self.labels = number_labels(pictures)
         everything = np.arange(len(pictures))
         self.queries = everything[: asked or None]
         self.gallery = everything[asked:]

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss, normalize
+from torch.nn.functional import l1_loss, mse_loss
 
 from services.datasets.load import UNLABELLED, Dataset
 from services.encoders.architectures import build
-from services.encoders.torch_encoder import to_input
+from services.encoders.normalisation import normalise, to_input, to_pixels, to_values
+from services.encoders.torch_encoder import to_unit_rows
 from services.errors import EncoderError
 from services.evaluation.metrics import label_metrics
 from services.images.preprocess import Pixels, Preprocessing
@@ -23,7 +24,7 @@ from services.training.augment import augment
 from services.training.contrastive import ContrastiveObjective
 from services.training.decoders import build_decoder
 from services.training.metric import MetricObjective, balanced_batches
-from services.training.recipes import Contrastive, Metric, Recipe, Reconstruction
+from services.training.recipe import Contrastive, Metric, Recipe, Reconstruction
 
 Positions = npt.NDArray[np.int64]
 # Pictures that one validation compares with each other: enough to rank epochs by, few enough to cost little.
@@ -133,8 +134,7 @@ class ReconstructionLearner(Learner):
     def validate(self, held_out: Dataset, device: torch.device) -> Validation:
         """Mean reconstruction loss."""
         total = 0.0
-        for start in range(0, len(held_out.pixels), self.recipe.batch_size):
-            pixels = torch.from_numpy(np.array(held_out.pixels[start : start + self.recipe.batch_size])).to(device)
+        for pixels in parts(held_out.pixels, self.recipe.batch_size, device):
             pictures = to_input(pixels, self.recipe.preprocessing)
             total += self._difference(self.reconstruct(pictures), pictures).item() * len(pixels)
         return Validation(total / len(held_out.pixels), {})
@@ -163,8 +163,7 @@ class ContrastiveLearner(Learner):
         """The same loss over pictures held out, with the same views at every epoch."""
         generator = torch.Generator(device).manual_seed(self.recipe.seed)
         total, count = 0.0, 0
-        for start in range(0, min(len(held_out.pixels), COMPARED), self.recipe.batch_size):
-            pixels = torch.from_numpy(np.array(held_out.pixels[start : start + self.recipe.batch_size])).to(device)
+        for pixels in parts(held_out.pixels[:COMPARED], self.recipe.batch_size, device):
             if len(pixels) > 1:
                 total += self.objective.loss(self._views(pixels, generator)).item() * len(pixels)
                 count += len(pixels)
@@ -223,27 +222,6 @@ def learner_for(recipe: Recipe, classes: int) -> Learner:
             return MetricLearner(recipe, recipe.objective, classes)
 
 
-def to_values(pictures: Tensor) -> Tensor:
-    """uint8 (n, s, s, 3) to float32 (n, 3, s, s) in [0, 1]."""
-    return (pictures.float() / 255).permute(0, 3, 1, 2)
-
-
-def to_pixels(pictures: Tensor, preprocessing: Preprocessing) -> Pixels:
-    """The reverse of normalising: float (n, 3, s, s) to uint8 (n, s, s, 3)."""
-    mean = torch.tensor(preprocessing.mean, device=pictures.device).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=pictures.device).view(3, 1, 1)
-    values = (pictures.float() * std + mean).clamp(0, 1)
-    pixels: Pixels = (values * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return pixels
-
-
-def normalise(values: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Values in [0, 1] to what the network takes, channels last."""
-    mean = torch.tensor(preprocessing.mean, device=values.device).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=values.device).view(3, 1, 1)
-    return ((values - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
 def batch_of(dataset: Dataset, positions: Positions, device: torch.device) -> Batch:
     """Pictures of a data set on the device."""
     pictures, labels = torch.from_numpy(dataset.pixels[positions]), torch.from_numpy(dataset.labels[positions])
@@ -252,16 +230,19 @@ def batch_of(dataset: Dataset, positions: Positions, device: torch.device) -> Ba
     return Batch(pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True))
 
 
+def parts(pixels: Pixels, count: int, device: torch.device) -> Iterator[Tensor]:
+    """Pictures uint8 (n, s, s, 3) on the device, so many at once."""
+    for start in range(0, len(pixels), count):
+        yield torch.from_numpy(pixels[start : start + count]).to(device)
+
+
 @torch.inference_mode()
 def encode(
     vectors_of: Callable[[Tensor], Tensor], pixels: Pixels, preprocessing: Preprocessing, device: torch.device
 ) -> npt.NDArray[np.float32]:
     """What a network in evaluation mode says of pictures uint8 (n, s, s, 3): float32 (n, d)."""
-    parts = [
-        vectors_of(to_input(torch.from_numpy(np.array(pixels[start : start + ENCODED])).to(device), preprocessing))
-        for start in range(0, len(pixels), ENCODED)
-    ]
-    vectors: npt.NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+    coded = [vectors_of(to_input(part, preprocessing)) for part in parts(pixels, ENCODED, device)]
+    vectors: npt.NDArray[np.float32] = torch.cat(coded).float().cpu().numpy()
     return vectors
 
 
@@ -272,8 +253,6 @@ def judged(
     labelled = held_out.take(np.flatnonzero(held_out.labels != UNLABELLED)[:COMPARED])
     if len(labelled) == len(np.unique(labelled.labels)):  # none has another of its label to find
         return {}
-    vectors = normalize(
-        torch.from_numpy(encode(encoder.features, labelled.pixels, preprocessing, device)), dim=1
-    ).numpy()
+    vectors = encode(lambda pictures: to_unit_rows(encoder.features(pictures)), labelled.pixels, preprocessing, device)
     found = label_metrics(vectors, labelled.labels, vectors, labelled.labels, own=np.arange(len(vectors)))
     return {"knn@1": found.knn_1, "precision@10": found.precision_10}

@@ -15,7 +15,7 @@ import torch
 from services.datasets.load import Dataset
 from services.errors import EncoderError
 from services.training.learner import Learner, batch_of
-from services.training.recipes import Optimiser, Recipe
+from services.training.recipe import Optimiser, Recipe
 from services.training.state import State, read_state, write_state
 
 

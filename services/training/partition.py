@@ -9,7 +9,7 @@ import numpy as np
 from services.datasets.load import UNLABELLED, Dataset, Unreadable
 from services.datasets.split import Positions, split
 from services.errors import InvalidRequest
-from services.training.recipes import Metric, Recipe, Reconstruction
+from services.training.recipe import Metric, Recipe, Reconstruction
 
 # Contrasts and batch norm need a second picture, on either side.
 _FEWEST = 4

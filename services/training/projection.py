@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from services.datasets.load import UNLABELLED, Dataset
+from services.encoders.normalisation import normalise, to_values
 from services.encoders.pooling import Projection
 from services.errors import EncoderError
 from services.images.preprocess import Preprocessing
 from services.training.augment import augment
-from services.training.learner import normalise, to_values
-from services.training.recipes import Whitening
+from services.training.recipe import Whitening
 
 # Pictures that variation is estimated from, of how many of them a view is taken, and how many at once.
 _PICTURES = 20_000

@@ -6,25 +6,25 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from torch import nn
 
 from services.datasets.load import Dataset
 from services.encoders.manifest import Manifest
+from services.encoders.torch_encoder import to_unit_rows
 from services.evaluation.metrics import Vectors
+from services.evaluation.pages import templates
 from services.evaluation.report import searches_html
 from services.evaluation.searches import Search, choose_queries, searches_of_arrays
 from services.images.preprocess import Pixels
 from services.training import figures
 from services.training.learner import Learner, ReconstructionLearner, encode
 from services.training.loop import Epoch
-from services.training.recipes import Recipe
+from services.training.recipe import Recipe
 
 PAGE_FILE, FACTS_FILE = "index.html", "report.json"
 # Pictures that are shown again at each epoch: one of each class where there are few classes.
@@ -80,9 +80,7 @@ class Report:
         """Add what the finished encoder makes of the pictures; returns the page."""
 
         def unit(pixels: Pixels) -> Vectors:
-            codes = encode(encoder, pixels, self._recipe.preprocessing, device)
-            rows: Vectors = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-12)
-            return rows
+            return encode(lambda pictures: to_unit_rows(encoder(pictures)), pixels, self._recipe.preprocessing, device)
 
         codes = encode(encoder, self._scattered.pixels, self._recipe.preprocessing, device)
         scatter = figures.latent_scatter(codes, self._scattered.labels, self._scattered.classes)
@@ -110,7 +108,7 @@ class Report:
         (self._folder / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         page = self._folder / PAGE_FILE
         page.write_text(
-            _templates()
+            templates("services.training")
             .get_template("report.html")
             .render(
                 recipe=self._recipe,
@@ -118,9 +116,7 @@ class Report:
                 epochs=history,
                 metrics=sorted({name for epoch in history for name in epoch.metrics}),
                 curves=_curves(history),
-                figures=[
-                    self._figures_of(history[int(position)].number) for position in _spread(len(history), _EPOCHS)
-                ],
+                figures=self._figures(history),
                 plane=self._uri("plane.png"),
                 latent=self._uri("latent.png"),
                 searches=searches_html(searches) if searches else None,
@@ -161,8 +157,3 @@ def _curves(history: Sequence[Epoch]) -> list[Markup]:
 def _spread(count: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Positions spread over all, because neighbours are often of one label."""
     return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(loader=PackageLoader("services.training"), autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -21,12 +21,12 @@ from services.encoders.manifest import Manifest, Training, TrainingData, check_n
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import pick_device
 from services.errors import Conflict
-from services.images.decode import Limits
+from services.images.pool import DecodePool
 from services.training.learner import learner_for
 from services.training.loop import Epoch, Step, fit
 from services.training.partition import partition
 from services.training.projection import Pooling, fit_projection
-from services.training.recipes import Recipe
+from services.training.recipe import Recipe
 from services.training.report import Report
 from services.training.state import fingerprint, identity_of, past_epochs
 
@@ -67,12 +67,11 @@ def train(
     recipe: Recipe,
     source: Source,
     output: Path,
-    limits: Limits,
+    decoder: DecodePool,
     progress: Progress,
     *,
     name: str,
     device: str,
-    workers: int,
     max_steps: int | None = None,
     taken: Collection[int] = (),
 ) -> Outcome:
@@ -83,7 +82,7 @@ def train(
     is replaced after each better epoch. Beside it, `report/` has what the training looked like.
 
     Args:
-        workers: processes that decode pictures.
+        decoder: closed once the pictures are decoded, hours before the training ends.
         max_steps: end after so many batches.
         taken: versions of this name that are registered.
 
@@ -95,7 +94,8 @@ def train(
     """
     check_name(name)
     target = pick_device(device)
-    pictures = load(source.specs, recipe.preprocessing, limits, workers=workers, progress=progress.on_read)
+    with decoder:
+        pictures = load(source.specs, recipe.preprocessing, decoder, progress=progress.on_read)
     train_set, held_out = partition(pictures, recipe)
     del pictures  # their parts are copies
     torch.manual_seed(recipe.seed)

@@ -35,7 +35,8 @@ from services.config import Settings, load_settings
 from services.datasets.source import open_source
 from services.encoders.architectures import load
 from services.encoders.checkpoint import Checkpoint
-from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder, reduced_precision, to_input
+from services.encoders.normalisation import to_input
+from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder, reduced_precision
 from services.errors import EncoderError, ImageRejected, InvalidRequest
 from services.evaluation.speed import device_name
 from services.images.decode import Limits, decode

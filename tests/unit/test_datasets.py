@@ -27,6 +27,7 @@ from services.datasets.source import open_source
 from services.datasets.split import split
 from services.errors import ConfigurationError, InvalidRequest
 from services.images.decode import Limits
+from services.images.pool import DecodePool
 from services.images.preprocess import Preprocessing, preprocess
 
 LIMITS = Limits(max_bytes=1_000_000, max_pixels=1_000_000)
@@ -56,7 +57,8 @@ def zipped(folder: Path) -> Path:
 
 
 def read(*specs: object, progress: Callable[[int, int], None] = lambda *_: None) -> Dataset:
-    return load([str(spec) for spec in specs], SPEC, LIMITS, workers=1, progress=progress)
+    with DecodePool(1, 20, 2 * 1024**3, LIMITS) as pool:
+        return load([str(spec) for spec in specs], SPEC, pool, progress=progress)
 
 
 class TestSources:

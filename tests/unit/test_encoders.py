@@ -18,8 +18,9 @@ from services.encoders.architectures import build, load, output_width, pack
 from services.encoders.base import Encoder
 from services.encoders.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, Checkpoint, digest, read, save
 from services.encoders.manifest import Manifest, Training, TrainingData, parse_manifest
+from services.encoders.normalisation import to_input
 from services.encoders.shipped import ShippedEncoder, shipped
-from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder, to_input
+from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder
 from services.errors import ConfigurationError, EncoderError
 from services.images.preprocess import Preprocessing
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from services.encoders.architectures import build, load
 from services.encoders.autoencoders import FashionEncoder, PooledEncoder, to_grey
+from services.encoders.normalisation import to_input
 from services.encoders.resnet import ResNetEncoder
 from services.encoders.shipped import shipped
-from services.encoders.torch_encoder import LARGEST_PIXELS, TorchEncoder, to_input
+from services.encoders.torch_encoder import LARGEST_PIXELS, TorchEncoder
 from services.errors import EncoderError
 from services.images.preprocess import Preprocessing
 from services.training.decoders import build_decoder

@@ -13,12 +13,13 @@ import torch
 from click.testing import CliRunner
 
 from services.cli.encoders import encoders as command
+from services.cli.encoders import find_checkpoint
 from services.encoders import onnx_export
 from services.encoders.checkpoint import read, save_new
 from services.encoders.onnx_export import INPUT, OUTPUT, TOLERANCE, export
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import TorchEncoder
-from services.errors import AkinError, Conflict, EncoderError, InvalidRequest
+from services.errors import AkinError, Conflict, EncoderError, InvalidRequest, NotFound
 from services.images.preprocess import Preprocessing
 from tests.unit.test_encoders import checkpoint_with, noise
 
@@ -196,3 +197,15 @@ class TestCommand:
         again = CliRunner().invoke(command, [*call, "--name", "shuffle"])
         assert again.exit_code == 1
         assert "holds other weights; give another --version" in again.output
+
+    def test_a_folder_does_not_hide_a_registered_encoder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mine = checkpoint_with("conv-ae", {"bottleneck": 4}, 32)
+        registered = next(encoder for encoder in shipped() if encoder.manifest.ref == "conv-ae-64@1")
+        monkeypatch.chdir(tmp_path)
+        for folder in ("conv-ae-64@1", "mine"):
+            save_new(Path(folder), mine)
+
+        assert find_checkpoint("conv-ae-64@1") == read(registered.weights_path.parent)
+        assert find_checkpoint("./conv-ae-64@1") == find_checkpoint("mine") == mine
+        with pytest.raises(NotFound):
+            find_checkpoint("./nothing")

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from services.encoders.architectures import build
 from services.encoders.checkpoint import Checkpoint, read, save
 from services.encoders.manifest import parse_manifest
+from services.encoders.normalisation import to_input
 from services.encoders.pretrained import adopt, slug
-from services.encoders.torch_encoder import TorchEncoder, to_input
+from services.encoders.torch_encoder import TorchEncoder
 from services.errors import EncoderError, InvalidRequest
 from tests.unit.test_encoders import checkpoint_with, noise
 

@@ -25,12 +25,14 @@ from services.encoders.pooling import Projection
 from services.encoders.torch_encoder import TorchEncoder
 from services.errors import Conflict, EncoderError, InvalidRequest, NotFound
 from services.images.decode import Limits
+from services.images.pool import DecodePool
 from services.training.augmentation import Augmentation
 from services.training.learner import Learner, learner_for
 from services.training.loop import Epoch, Step, fit
 from services.training.partition import partition
 from services.training.projection import Sample, whitened
-from services.training.recipes import RECIPES, Contrastive, Metric, Optimiser, Recipe, Whitening, find_recipe
+from services.training.recipe import Contrastive, Metric, Optimiser, Recipe, Whitening
+from services.training.recipes import RECIPES, find_recipe
 from services.training.run import Outcome, Progress, Source, train
 from services.training.state import identity_of
 
@@ -99,8 +101,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+def decoder() -> DecodePool:
+    return DecodePool(1, 20, 2 * 1024**3, LIMITS)
+
+
 def pictures_of(source: Path, recipe: Recipe) -> Dataset:
-    return load([str(source)], recipe.preprocessing, LIMITS, workers=1, progress=lambda *_: None)
+    with decoder() as pool:
+        return load([str(source)], recipe.preprocessing, pool, progress=lambda *_: None)
 
 
 def halves(source: Path, recipe: Recipe) -> tuple[Dataset, Dataset]:
@@ -140,7 +147,7 @@ def run(
 ) -> Outcome:
     progress = Progress(lambda *_: None, on_step, on_epoch, lambda *_: None, on_resume)
     described = Source([str(source)], "gradients", "CC0-1.0")
-    return train(recipe, described, output, LIMITS, progress, name=name, device="cpu", workers=1, taken=taken)
+    return train(recipe, described, output, decoder(), progress, name=name, device="cpu", taken=taken)
 
 
 class Interrupted(Exception):
