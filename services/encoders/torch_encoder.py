@@ -38,6 +38,9 @@ class TorchEncoder:
         weights: its weights, as safetensors.
         device: `auto` (CUDA, else MPS, else CPU) or the name of a torch device.
 
+    Attributes:
+        largest_batch: pictures that the device is given at once; longer batches are cut.
+
     Raises:
         EncoderError: the weights are not those of the manifest, or this release cannot run them.
         ConfigurationError: this machine has no such device.
@@ -49,7 +52,8 @@ class TorchEncoder:
         network = fold_batch_norms(load(manifest, weights))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         largest = LARGEST_BATCH_ON_CPU if self.device.type == "cpu" else LARGEST_BATCH
-        self._batches = Batches(self.device, max(1, min(largest, LARGEST_PIXELS // manifest.preprocessing.size**2)))
+        self.largest_batch = max(1, min(largest, LARGEST_PIXELS // manifest.preprocessing.size**2))
+        self._batches = Batches(self.device, self.largest_batch)
         self._turn = Lock()
 
     def encode(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -44,19 +44,21 @@ class ContrastiveObjective(nn.Module):
         features: a module, or a method of one, from normalised pictures (n, 3, s, s) to (n, width).
         width: numbers that it gives.
         views: how many views of each picture `loss` is given, at least two.
+        temperature: of `simclr`: the lower, the more weigh those of the other pictures that are nearest.
 
     Raises:
         InvalidRequest: there is no such method, or there are too few views.
     """
 
-    def __init__(self, method: str, features: Features, width: int, *, views: int) -> None:
+    def __init__(self, method: str, features: Features, width: int, *, views: int, temperature: float = 0.5) -> None:
         super().__init__()
         if method not in _METHODS:
             raise InvalidRequest(f"unknown contrastive method {method!r}: there are {', '.join(_METHODS)}")
         if views < 2:
             raise InvalidRequest(f"{method} compares views of a picture: it needs at least 2, not {views}")
         self.views = views
-        self.method = _METHODS[method](features, width)
+        own = {"temperature": temperature} if method == "simclr" else {}
+        self.method = _METHODS[method](features, width, **own)
 
     def loss(self, views: list[Tensor]) -> Tensor:
         """The loss over views of one batch.
@@ -116,12 +118,10 @@ class _Method(nn.Module, ABC):
 
 
 class _SimCLR(_Method):
-    """At the temperature that Chen et al. found best for CIFAR-10."""
-
-    def __init__(self, features: Features, width: int) -> None:
+    def __init__(self, features: Features, width: int, temperature: float) -> None:
         super().__init__()
         self.student = _Branch(features, heads.SimCLRProjectionHead(width, width, 128))
-        self._criterion = NTXentLoss(temperature=0.5)
+        self._criterion = NTXentLoss(temperature=temperature)
 
     def loss(self, views: list[Tensor]) -> Tensor:
         projected = [self.student(view) for view in views]
@@ -231,7 +231,7 @@ def _momentum(progress: float) -> float:
     return 1 - (1 - _MOMENTUM) * (math.cos(math.pi * progress) + 1) / 2
 
 
-_METHODS: dict[str, Callable[[Features, int], _Method]] = {
+_METHODS: dict[str, Callable[..., _Method]] = {
     "simclr": _SimCLR,
     "vicreg": _VICReg,
     "byol": _BYOL,

@@ -147,7 +147,11 @@ class ContrastiveLearner(Learner):
         super().__init__(recipe)
         self._spec = objective
         self.objective = ContrastiveObjective(
-            objective.method, self.backbone.features, self.backbone.channels, views=objective.views
+            objective.method,
+            self.backbone.features,
+            self.backbone.channels,
+            views=objective.views,
+            temperature=objective.temperature,
         )
 
     def loss(self, batch: Batch, progress: float, generator: torch.Generator) -> Tensor:

@@ -150,16 +150,18 @@ def contrastive_cifar() -> Recipe:
 
 
 def contrastive_cifar_small() -> Recipe:
-    """The same for a CPU: a network a fiftieth of the size, whose stem halves the sides at once."""
+    """The same for a CPU: a network a ninth of the size, whose stem halves the sides at once, and few epochs."""
     return replace(
         contrastive_cifar(),
         name="contrastive-cifar-small",
         summary="SimCLR without labels: a ResNet small enough for a CPU, stages pooled and whitened",
-        options=_PHOTO_NETWORK | {"pool": "avg"},
+        # Two wide stages that end at 4 × 4 learn more in the same time than three that end at 2 × 2.
+        options={"stem": 48, "stem_stride": 2, "widths": [128, 256], "blocks": [1, 1], "pooled_stages": 2},
+        objective=Contrastive("simclr", _SIMCLR_COLOURS, view_size=32, temperature=0.2),
         optimiser=Optimiser("adamw", 2e-3, weight_decay=0.01, schedule="cosine"),
-        epochs=30,
+        epochs=18,
         batch_size=256,
-        whitening=Whitening(256, _CLOSE_UPS, labels=0),
+        whitening=Whitening(256, _SIMCLR_COLOURS, labels=0),
     )
 
 

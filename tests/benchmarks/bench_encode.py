@@ -36,7 +36,7 @@ from services.datasets.source import open_source
 from services.encoders.architectures import load
 from services.encoders.checkpoint import Checkpoint
 from services.encoders.normalisation import to_input
-from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder, reduced_precision
+from services.encoders.torch_encoder import TorchEncoder, reduced_precision
 from services.errors import EncoderError, ImageRejected, InvalidRequest
 from services.evaluation.speed import device_name
 from services.images.decode import Limits, decode
@@ -101,8 +101,7 @@ def _stages(
     ]
     if encoder.device.type == "cpu":
         stages += _onnx_stage(checkpoint, pixels, batch)
-    if encoder.device.type == "cuda":
-        stages += _resident_stages(pixels, encoder)
+    stages += _resident_stages(pixels, encoder)
     return stages
 
 
@@ -156,7 +155,7 @@ def _resident_stages(pixels: Pixels, encoder: TorchEncoder) -> Iterator[Stage]:
     many = np.resize(pixels, (max(RESIDENT, len(pixels)), *pixels.shape[1:]))
     resident = [
         to_input(torch.from_numpy(part).to(encoder.device), encoder.manifest.preprocessing)
-        for part in np.array_split(many, -(-len(many) // LARGEST_BATCH))
+        for part in np.array_split(many, -(-len(many) // encoder.largest_batch))
     ]
 
     @torch.inference_mode()
@@ -164,7 +163,8 @@ def _resident_stages(pixels: Pixels, encoder: TorchEncoder) -> Iterator[Stage]:
         with reduced_precision(encoder.device):
             for values in resident:
                 encoder.network(values)
-        torch.cuda.synchronize(encoder.device)
+        if encoder.device.type == "cuda":
+            torch.cuda.synchronize(encoder.device)
 
     yield Stage(HOST_TO_HOST, len(many), lambda: encoder.encode(many))
     yield Stage(RESIDENT_FORWARD, len(many), forward)
@@ -204,9 +204,8 @@ def _show(
     for name, rate in rates.items():
         table.add_row(name, f"{rate:,.0f}", f"{rate / loop:.2f}")
     console.print(table)
-    if HOST_TO_HOST in rates:
-        share = rates[HOST_TO_HOST] / rates[RESIDENT_FORWARD]
-        console.print(f"host uint8 to host vectors at {share:.0%} of the bare forward rate", highlight=False)
+    share = rates[HOST_TO_HOST] / rates[RESIDENT_FORWARD]
+    console.print(f"host uint8 to host vectors at {share:.0%} of the bare forward rate", highlight=False)
 
 
 def _files(images: str | None, count: int) -> list[bytes]:

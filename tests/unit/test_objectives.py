@@ -17,6 +17,7 @@ from services.errors import InvalidRequest
 from services.training.contrastive import ContrastiveObjective
 from services.training.metric import MetricObjective, balanced_batches
 
+TEMPERATURE = 0.2
 METHODS = ("simclr", "vicreg", "byol", "fastsiam", "dino")
 LOSSES = ("proxy-anchor", "triplet", "multi-similarity", "normalised-softmax")
 WIDTH = 8
@@ -56,7 +57,9 @@ def simclr(objective: ContrastiveObjective, views: list[Tensor]) -> Tensor:
         every = [*first, *second]
         count, terms = len(first), []
         for i, anchor in enumerate(every):
-            scores = {k: cosine_similarity(anchor, other, dim=0) / 0.5 for k, other in enumerate(every) if k != i}
+            scores = {
+                k: cosine_similarity(anchor, other, dim=0) / TEMPERATURE for k, other in enumerate(every) if k != i
+            }
             positive = scores[(i + count) % (2 * count)]
             terms.append(-torch.log(positive.exp() / sum(score.exp() for score in scores.values())))
         return mean(terms)
@@ -134,7 +137,7 @@ class TestContrastive:
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("count", [2, 4])
     def test_loss_and_gradients_are_those_of_the_paper(self, method: str, count: int) -> None:
-        objective = ContrastiveObjective(method, Encoder(), WIDTH, views=count)
+        objective = ContrastiveObjective(method, Encoder(), WIDTH, views=count, temperature=TEMPERATURE)
         objective.loss(some_views(count)).backward()
         objective.after_step(0.5)
         views = some_views(count)
