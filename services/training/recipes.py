@@ -150,7 +150,7 @@ def contrastive_cifar() -> Recipe:
 
 
 def contrastive_cifar_small() -> Recipe:
-    """The same for a CPU: a network a ninth of the size, whose stem halves the sides at once, and few epochs."""
+    """The same for a CPU: a network a tenth of the size, whose stem halves the sides at once, and few epochs."""
     return replace(
         contrastive_cifar(),
         name="contrastive-cifar-small",
