@@ -82,6 +82,22 @@ class Unavailable(AkinError):
     code = "unavailable"
 
 
+class FetchRefused(AkinError):
+    """An address that is not fetched: not http or https, or not on the public Internet."""
+
+    code = "fetch_refused"
+
+
+class FetchFailed(AkinError):
+    """A server that was asked for a file did not give it; `passing` says that asking again later may help."""
+
+    code = "fetch_failed"
+
+    def __init__(self, detail: str, *, passing: bool = True) -> None:
+        super().__init__(detail)
+        self.passing = passing
+
+
 class EncoderError(AkinError):
     """A checkpoint is damaged, or needs an architecture or preprocessing that this release does not have."""
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
+import pillow_heif
 from PIL import ExifTags, Image, ImageFile
 
 from services.errors import ImageReason, ImageRejected
@@ -20,6 +21,9 @@ Image.MAX_IMAGE_PIXELS = None
 # Oddities in metadata are no news to whoever runs the service. Filtered once here, because
 # warnings.catch_warnings is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# One thread, as for other formats: each core has a decoding process of its own.
+pillow_heif.options.DECODE_THREADS = 1
+pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -144,8 +148,8 @@ def _opened(data: bytes, limits: Limits) -> Iterator[tuple[Format, ImageFile.Ima
 def _orientation(image: ImageFile.ImageFile, file_format: Format) -> int:
     """EXIF orientation that is still to be applied, 1 to 8.
 
-    Pillow turns TIFF files itself. For the others only what precedes the pixels counts, as in browsers, so that
-    `inspect` and `decode` agree; asking a PNG for EXIF that is not there would decode it.
+    TIFF and HEIC files are turned as they are opened. For the others only what precedes the pixels counts, as in
+    browsers, so that `inspect` and `decode` agree; asking a PNG for EXIF that is not there would decode it.
     """
     if file_format is TIFF or not any(source in image.info for source in _EXIF_SOURCES):
         return 1

@@ -28,6 +28,7 @@ WEBP = Format("webp", "WebP", "image/webp", "WEBP")
 BMP = Format("bmp", "BMP", "image/bmp", "BMP")
 TIFF = Format("tiff", "TIFF", "image/tiff", "TIFF")
 AVIF = Format("avif", "AVIF", "image/avif", "AVIF")
+HEIC = Format("heic", "HEIC", "image/heic", "HEIF")
 
 _ACCEPTED: tuple[tuple[re.Pattern[bytes], Format], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JPEG),
@@ -82,7 +83,7 @@ def recognise(data: bytes) -> Format:
             return AVIF
         raise _unsupported("AVIF")
     if brands & _HEIF_BRANDS:
-        raise _unsupported("HEIF")
+        return HEIC
     for signature, label in _KNOWN:
         if signature.match(head):
             raise _unsupported(label)

@@ -155,7 +155,7 @@ def contrastive_cifar_small() -> Recipe:
         contrastive_cifar(),
         name="contrastive-cifar-small",
         summary="SimCLR without labels: a ResNet small enough for a CPU, stages pooled and whitened",
-        # Two wide stages that end at 4 × 4 learn more in the same time than three that end at 2 × 2.
+        # Two wide stages that end at 4 by 4 learn more in the same time than three that end at 2 by 2.
         options={"stem": 48, "stem_stride": 2, "widths": [128, 256], "blocks": [1, 1], "pooled_stages": 2},
         objective=Contrastive("simclr", _SIMCLR_COLOURS, view_size=32, temperature=0.2),
         optimiser=Optimiser("adamw", 2e-3, weight_decay=0.01, schedule="cosine"),

@@ -1,0 +1,1 @@
+"""Fetching what users name: addresses of pictures, manifests and webhooks lead to public servers only."""
