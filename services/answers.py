@@ -35,14 +35,24 @@ class Job(_Answer):
     indexed: int = 0
     unchanged: int = 0
     failed: int = 0
+    cancelled: int = 0
+    rate: float | None = None
+    eta_seconds: float | None = None
     created_at: str
     error: JobError | None = None
     errors: tuple[JobError, ...] = ()
+    failed_by_code: Mapping[str, int] = {}
 
     @property
     def over(self) -> bool:
         """Whether nothing about the job will change any more."""
         return self.state in FINAL_STATES
+
+
+class JobPage(_Answer):
+    """The latest jobs."""
+
+    data: tuple[Job, ...]
 
 
 class JobStarted(_Answer):

@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from services import errors
-from services.answers import ErrorPage, Job, JobError, JobStarted, SearchResult
+from services.answers import ErrorPage, Job, JobError, JobPage, JobStarted, SearchResult
 from services.errors import AkinError
 
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
@@ -111,6 +111,26 @@ class AkinClient:
     def job(self, job_id: str) -> Job:
         """The present state of a job."""
         return self._json(Job, "GET", f"/v1/jobs/{quote(job_id, safe='')}")
+
+    def jobs(self, limit: int = 20) -> tuple[Job, ...]:
+        """The latest jobs, newest first."""
+        return self._json(JobPage, "GET", "/v1/jobs", params={"limit": limit}).data
+
+    def cancel_job(self, job_id: str) -> Job:
+        """Stop an import; what was accepted before stays.
+
+        Raises:
+            Conflict: it is over, or is no import.
+        """
+        return self._json(Job, "POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel")
+
+    def retry_job(self, job_id: str) -> Job:
+        """Give the failed entries of an import that is over another try.
+
+        Raises:
+            Conflict: it still runs, was cancelled, or is no import.
+        """
+        return self._json(Job, "POST", f"/v1/jobs/{quote(job_id, safe='')}/retry")
 
     def job_errors(self, job_id: str) -> Iterator[JobError]:
         """Every failure of a job, read page by page."""

@@ -21,6 +21,7 @@ from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
 from services.catalog.models import EmbeddingState, EntryState, Job, JobEntry, JobState
 from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
+from services.jobs import leave_out
 from services.queue import Task
 from services.wiring import Services
 
@@ -113,9 +114,14 @@ def accept_entries(services: Services) -> bool:
         entries = jobs.pending_entries(session, job.id, ENTRIES_AT_ONCE) if job else []
     if job is None:
         return False
-    looked = _inspect(services, entries)
+    looked = {} if job.state == JobState.CANCELLED else _inspect(services, entries)
     with services.database.transaction() as session:
-        jobs.start(jobs.get(session, job.id))
+        # Locked: a cancel comes before these entries are accepted, or after.
+        job = jobs.get(session, job.id, lock=True)
+        if job.state == JobState.CANCELLED:
+            leave_out(session, job.id)
+            return True
+        jobs.start(job)
         catalogs.lock_shared(session, job.catalog_id)
         _settle_entries(session, job.catalog_id, jobs.still_pending(session, list(looked)), looked)
     services.queue.wake(Task.EMBED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from pathlib import PurePosixPath
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,8 +25,9 @@ from services.api.schemas import (
 from services.catalog import jobs
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
-from services.errors import InvalidRequest, TooLarge
+from services.errors import Conflict, InvalidRequest, TooLarge
 from services.ingest import Upload
+from services.jobs import cancel, retry
 
 router = Router("imports")
 
@@ -57,9 +59,7 @@ def start_import(call: Call[None, ImportUpload]) -> JobOut:
     names = [(part.filename or UNNAMED).replace("\x00", "") for part in call.files if part.name == "files"]
     metas = manifest or [EntryMeta()] * len(files)
     uploads = [Upload(name, data, _fields(name, meta)) for name, data, meta in zip(names, files, metas, strict=True)]
-    job_id = ingest.start_import(call.services, call.caller.catalog_id, uploads)
-    with call.services.database.reading() as session:
-        return present.job(session, jobs.get(session, job_id))
+    return _shown(call, ingest.start_import(call.services, call.caller.catalog_id, uploads))
 
 
 def _fields(name: str, meta: EntryMeta) -> ItemFields:
@@ -89,8 +89,7 @@ def list_jobs(call: Call[JobListQuery, None]) -> JobList:
 @router.route("GET", "/v1/jobs/<job_id>", scope=Scope.INGEST, returns=JobOut)
 def get_job(call: Call[None, None], job_id: str) -> JobOut:
     """State, counts, rate and first errors of a job."""
-    with call.services.database.reading() as session:
-        return present.job(session, jobs.get(session, job_id, call.caller.catalog_id))
+    return _shown(call, job_id)
 
 
 @router.route("GET", "/v1/jobs/<job_id>/errors", scope=Scope.INGEST, query=PageQuery, returns=Page[EntryError])
@@ -101,3 +100,25 @@ def list_job_errors(call: Call[PageQuery, None], job_id: str) -> Page[EntryError
         job = jobs.get(session, job_id, call.caller.catalog_id)
         errors, last = present.job_errors(session, job, after=query.cursor, limit=query.limit)
         return Page(data=errors, next_cursor=None if last is None else str(last))
+
+
+@router.route("POST", "/v1/jobs/<job_id>/cancel", scope=Scope.INGEST, returns=JobOut, errors=(Conflict,))
+def cancel_job(call: Call[None, None], job_id: str) -> JobOut:
+    """Stop an import.
+
+    Nothing more of it is accepted, within seconds. What was accepted before stays, and becomes searchable.
+    """
+    cancel(call.services, call.caller.catalog_id, job_id)
+    return _shown(call, job_id)
+
+
+@router.route("POST", "/v1/jobs/<job_id>/retry", scope=Scope.INGEST, returns=JobOut, errors=(Conflict,))
+def retry_job(call: Call[None, None], job_id: str) -> JobOut:
+    """Give the failed entries of an import that is over another try, and only those."""
+    retry(call.services, call.caller.catalog_id, job_id)
+    return _shown(call, job_id)
+
+
+def _shown(call: Call[Any, Any], job_id: str) -> JobOut:
+    with call.services.database.reading() as session:
+        return present.job(session, jobs.get(session, job_id, call.caller.catalog_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from urllib.parse import quote
 
 from sqlalchemy.orm import Session
@@ -21,7 +22,7 @@ from services.api.schemas import (
 )
 from services.catalog import catalogs, indexes, items, jobs, ledger
 from services.catalog.database import now
-from services.catalog.models import Catalog, EmbeddingState, EntryState, Image, IndexRow, Item, Job
+from services.catalog.models import Catalog, EmbeddingState, Image, IndexRow, Item, Job, JobState
 from services.search import Answer
 
 FIRST_ERRORS = 10
@@ -107,11 +108,9 @@ def _error(ref: str, code: str | None, detail: str | None) -> EntryError:
 
 def job(session: Session, row: Job) -> JobOut:
     """A job with its counts of this moment."""
-    pending, accepted, indexed, unchanged, failed = (
-        _import_counts(session, row) if row.kind == jobs.IMPORT else _reindex_counts(session, row)
-    )
-    done = indexed + unchanged + failed
-    total = max(row.total, pending + accepted + done)  # a reindex grows by the uploads meanwhile
+    counts = _import_counts(session, row) if row.kind == jobs.IMPORT else _reindex_counts(session, row)
+    done = counts.indexed + counts.unchanged + counts.failed + counts.cancelled
+    total = max(row.total, counts.pending + counts.accepted + done)  # a reindex grows by the uploads meanwhile
     elapsed = ((row.finished_at or now()) - row.started_at).total_seconds() if row.started_at else 0.0
     rate = done / elapsed if elapsed > 0 and done else None
     return JobOut(
@@ -120,11 +119,7 @@ def job(session: Session, row: Job) -> JobOut:
         state=row.state,
         total=total,
         done=done,
-        pending=pending,
-        accepted=accepted,
-        indexed=indexed,
-        unchanged=unchanged,
-        failed=failed,
+        **counts._asdict(),
         rate=rate,
         eta_seconds=(total - done) / rate if rate and row.finished_at is None else None,
         created_at=row.created_at,
@@ -133,28 +128,36 @@ def job(session: Session, row: Job) -> JobOut:
         result=row.result,
         error=EntryError(ref=row.id, code=row.error_code, detail=row.error_detail or "") if row.error_code else None,
         errors=job_errors(session, row, after=0, limit=FIRST_ERRORS)[0],
+        failed_by_code=jobs.failures_by_code(session, row.id) if counts.failed and row.kind == jobs.IMPORT else {},
         links={"self": f"/v1/jobs/{row.id}", "errors": f"/v1/jobs/{row.id}/errors"},
     )
 
 
-def _import_counts(session: Session, row: Job) -> tuple[int, int, int, int, int]:
+class _Counts(NamedTuple):
+    pending: int = 0
+    accepted: int = 0
+    indexed: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+def _import_counts(session: Session, row: Job) -> _Counts:
     counts = jobs.entry_counts(session, row.id)
-    return (
-        counts[EntryState.PENDING],
-        counts[EntryState.ACCEPTED],
-        counts[EntryState.INDEXED],
-        counts[EntryState.UNCHANGED],
-        counts[EntryState.FAILED],
-    )
+    found = _Counts(**{state.value: count for state, count in counts.items()})
+    if row.state == JobState.CANCELLED:  # what nobody has looked at will be left out
+        found = found._replace(pending=0, cancelled=found.pending + found.cancelled)
+    return found
 
 
-def _reindex_counts(session: Session, row: Job) -> tuple[int, int, int, int, int]:
+def _reindex_counts(session: Session, row: Job) -> _Counts:
     if row.finished_at is not None:  # the rows go when the index is retired
-        return 0, 0, row.result["indexed"], 0, row.result["failed"]
+        return _Counts(indexed=row.result["indexed"], failed=row.result["failed"])
     counts = reindex.progress(session, row)
     waiting = counts.get(EmbeddingState.PENDING, 0) + counts.get(EmbeddingState.LEASED, 0)
     indexed, failed = counts.get(EmbeddingState.INDEXED, 0), counts.get(EmbeddingState.FAILED, 0)
-    return max(0, row.total - waiting - indexed - failed), waiting, indexed, 0, failed
+    unasked = max(0, row.total - waiting - indexed - failed)
+    return _Counts(pending=unasked, accepted=waiting, indexed=indexed, failed=failed)
 
 
 def search(answer: Answer) -> SearchOut:

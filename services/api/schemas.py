@@ -145,7 +145,7 @@ class EntryError(Schema):
 
 
 class JobOut(Schema):
-    """A long-running request. For imports total = pending + accepted + indexed + unchanged + failed."""
+    """A long-running request. For imports total = pending + accepted + indexed + unchanged + failed + cancelled."""
 
     id: str
     kind: str
@@ -157,6 +157,7 @@ class JobOut(Schema):
     indexed: int = Field(description="searchable")
     unchanged: int = Field(description="were searchable before")
     failed: int
+    cancelled: int = Field(description="left out, because the job was cancelled before anybody looked at them")
     rate: float | None = Field(description="done per second")
     eta_seconds: float | None
     created_at: datetime
@@ -165,6 +166,7 @@ class JobOut(Schema):
     result: dict[str, Any]
     error: EntryError | None = Field(description="why the job as a whole failed")
     errors: list[EntryError] = Field(description="the first failed entries")
+    failed_by_code: dict[str, int] = Field(description="how many failed for which reason, the most frequent first")
     links: dict[str, str]
 
 

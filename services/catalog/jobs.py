@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
@@ -17,6 +17,7 @@ from services.catalog.models import (
     Job,
     JobEntry,
     JobState,
+    OrphanBlob,
 )
 from services.errors import NotFound
 
@@ -24,13 +25,13 @@ IMPORT = "import"
 REINDEX = "reindex"
 
 
-def get(session: Session, job_id: str, catalog_id: int | None = None) -> Job:
-    """Find a job, of one catalog if given.
+def get(session: Session, job_id: str, catalog_id: int | None = None, *, lock: bool = False) -> Job:
+    """Find a job, of one catalog if given; locked until the transaction ends if asked for.
 
     Raises:
         NotFound: there is none.
     """
-    job = session.get(Job, job_id)
+    job = session.get(Job, job_id, with_for_update=lock)
     if job is None or (catalog_id is not None and job.catalog_id != catalog_id):
         raise NotFound(f"there is no job {job_id!r}", code="job_not_found")
     return job
@@ -81,6 +82,77 @@ def finish(job: Job, *, with_errors: bool) -> None:
 def fail(job: Job, code: str, detail: str) -> None:
     """Running → failed, with the reason."""
     job.state, job.error_code, job.error_detail, job.finished_at = JobState.FAILED, code, detail, now()
+
+
+def cancel(job: Job) -> None:
+    """Queued or running → cancelled. What was accepted before becomes searchable all the same."""
+    job.state, job.finished_at = JobState.CANCELLED, now()
+
+
+def reopen(job: Job) -> None:
+    """Over → running again."""
+    job.state, job.finished_at = JobState.RUNNING, None
+
+
+def cancel_entries(session: Session, job_id: str, limit: int) -> list[str]:
+    """Pending → cancelled, so many at a time; returns the SHA-256 of their bytes, none when all are."""
+    ids = [entry.id for entry in pending_entries(session, job_id, limit)]
+    hashes = session.scalars(
+        update(JobEntry)
+        .where(JobEntry.id.in_(ids), JobEntry.state == EntryState.PENDING)
+        .values(state=EntryState.CANCELLED)
+        .returning(JobEntry.sha256)
+        .execution_options(synchronize_session=False)
+    )
+    return list(hashes)
+
+
+def retry_entries(session: Session, job_id: str) -> int:
+    """Failed entries are looked at again, or encoded again where only that failed; returns how many.
+
+    Those whose image was deleted meanwhile stay failed: a retry must not bring back what somebody removed.
+    """
+    failed = (JobEntry.job_id == job_id, JobEntry.state == EntryState.FAILED)
+    fresh = {"error_code": None, "error_detail": None}
+    encoded = (*failed, exists().where(Image.id == JobEntry.image_id, Image.deleted_at.is_(None)))
+    session.execute(
+        update(Embedding)
+        .where(
+            Embedding.image_id.in_(select(JobEntry.image_id).where(*encoded)),
+            Embedding.state == EmbeddingState.FAILED,
+        )
+        .values(state=EmbeddingState.PENDING, attempts=0, updated_at=now(), **fresh)
+        .execution_options(synchronize_session=False)
+    )
+    unread = (*failed, JobEntry.image_id.is_(None))
+    session.execute(
+        delete(OrphanBlob)
+        .where(OrphanBlob.sha256.in_(select(JobEntry.sha256).where(*unread)))
+        .execution_options(synchronize_session=False)
+    )
+    count = 0
+    for which, state in ((encoded, EntryState.ACCEPTED), (unread, EntryState.PENDING)):
+        count += len(
+            session.scalars(
+                update(JobEntry)
+                .where(*which)
+                .values(state=state, **fresh)
+                .returning(JobEntry.id)
+                .execution_options(synchronize_session=False)
+            ).all()
+        )
+    return count
+
+
+def failures_by_code(session: Session, job_id: str) -> dict[str, int]:
+    """How many entries of an import failed for which reason, the most frequent first."""
+    found = session.execute(
+        select(JobEntry.error_code, func.count())
+        .where(JobEntry.job_id == job_id, JobEntry.state == EntryState.FAILED)
+        .group_by(JobEntry.error_code)
+        .order_by(func.count().desc(), JobEntry.error_code)
+    )
+    return {code or "": count for code, count in found}
 
 
 def entry_counts(session: Session, job_id: str) -> dict[EntryState, int]:

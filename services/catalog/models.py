@@ -93,6 +93,7 @@ class JobState(StrEnum):
     FINISHED = "finished"
     FINISHED_WITH_ERRORS = "finished_with_errors"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class EntryState(StrEnum):
@@ -103,6 +104,7 @@ class EntryState(StrEnum):
     INDEXED = "indexed"  # searchable
     UNCHANGED = "unchanged"  # was searchable before
     FAILED = "failed"  # error_code says why
+    CANCELLED = "cancelled"  # its job was cancelled before anybody looked at it
 
 
 class Catalog(Base):

@@ -12,6 +12,7 @@ COMMANDS = {
     "up": "Run Akin on this machine.",
     "demo": "See it all work: sample pictures in, look-alikes out.",
     "ingest": "Upload folders and zips of pictures.",
+    "jobs": "Look at imports and other jobs, cancel and retry them.",
     "search": "Find look-alikes of a picture.",
     "samples": "Draw a sample catalogue.",
     "recipes": "List what can be trained.",

@@ -8,7 +8,7 @@ const PIECE_BYTES = 24 * 1024 * 1024;
 const POLL_MS = 500;
 const RETRY_MS = 2000;
 const TRIES = 5;
-const OVER = ["finished", "finished_with_errors", "failed"];
+const OVER = ["finished", "finished_with_errors", "failed", "cancelled"];
 
 const dialog = find("import");
 const bar = find("import-bar");
