@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from services.catalog import encoders as catalog_encoders
-from services.cli.terminal import reporting_errors, require
+from services.cli.terminal import open_console, reporting_errors, require
 from services.config import load_settings
 from services.encoders import checkpoint
 from services.encoders.checkpoint import Checkpoint
@@ -32,7 +31,7 @@ def list_encoders() -> None:
     table = Table("encoder", "dimension", "SHA-256", "registered")
     for row in rows:
         table.add_row(row.ref, str(row.dimension), row.sha256[:12], f"{row.created_at:%Y-%m-%d %H:%M}")
-    Console().print(table)
+    open_console().print(table)
 
 
 @encoders.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from services.cli.terminal import device_option, open_console, reporting_errors,
 from services.config import load_settings
 
 if TYPE_CHECKING:
+    from services.encoders.manifest import Manifest
     from services.evaluation.run import Evaluation
     from services.evaluation.subjects import Subject
 
@@ -111,17 +113,20 @@ def evaluate(
 
 
 def _subjects(references: Sequence[str], device: str) -> list[Subject]:
-    """The encoders, each once, and the baselines after them."""
+    """The encoders, each once, and the baselines after them; another one of a name that is taken as it was given."""
     from services.encoders.torch_encoder import TorchEncoder
     from services.evaluation.subjects import FLATTENED, baselines, of_encoder, of_flattened
 
     subjects: dict[str, Subject] = {}
+    known: dict[str, Manifest] = {}
     plain = {baseline.name: baseline for baseline in baselines()}
     for reference in references:
         if reference in plain:
             continue
         encoder = TorchEncoder(*find_checkpoint(reference.removesuffix(FLATTENED)), device)
         subject = of_flattened(encoder) if reference.endswith(FLATTENED) else of_encoder(encoder)
+        if known.setdefault(subject.name, encoder.manifest) != encoder.manifest:
+            subject = replace(subject, name=reference)
         subjects[subject.name] = subject
     return [*subjects.values(), *plain.values()]
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from services.answers import Job
 from services.cli.target import find_target, target_options
-from services.cli.terminal import reporting_errors
+from services.cli.terminal import open_console, reporting_errors
 from services.client import AkinClient
 from services.config import load_settings
 
@@ -34,7 +34,7 @@ def list_jobs(limit: int, url: str | None, key: str | None, catalog: str | None)
         table.add_row(
             job.id, job.kind, job.state, f"{job.done:,} of {job.total:,}", f"{job.failed:,}", job.created_at[:19]
         )
-    Console().print(table)
+    open_console().print(table)
 
 
 @jobs.command()

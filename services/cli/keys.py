@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.orm import Session
 
 from services.catalog import catalogs
 from services.catalog import keys as catalog_keys
 from services.catalog.keys import Scope
-from services.cli.terminal import reporting_errors
+from services.cli.terminal import open_console, reporting_errors
 from services.config import load_settings
 
 
@@ -46,8 +46,10 @@ def list_keys() -> None:
         rows = catalog_keys.all_of(session)
     table = Table("id", "name", "begins with", "scopes", "made")
     for row in rows:
-        table.add_row(str(row.id), row.name, row.prefix, ", ".join(row.scopes), f"{row.created_at:%Y-%m-%d %H:%M}")
-    Console().print(table)
+        table.add_row(
+            str(row.id), escape(row.name), row.prefix, ", ".join(row.scopes), f"{row.created_at:%Y-%m-%d %H:%M}"
+        )
+    open_console().print(table)
 
 
 @keys.command()

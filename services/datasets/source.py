@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import struct
 import zipfile
 import zlib
@@ -126,12 +127,16 @@ def _shown(name: str) -> str:
 
 
 def _folder_files(folder: Path) -> Iterator[_File]:
-    # `rglob` says nothing of a folder that may not be read.
-    next(folder.iterdir(), None)
-    for path in folder.rglob("*"):
-        name = PurePosixPath(path.relative_to(folder).as_posix())
-        if not _hidden(name) and path.is_file():
-            yield name, path.stat().st_size, path.read_bytes
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        for path in (Path(parent, name) for name in names):
+            name = PurePosixPath(path.relative_to(folder).as_posix())
+            if not _hidden(name) and path.is_file():
+                yield name, path.stat().st_size, path.read_bytes
+
+
+def _raise(error: OSError) -> None:
+    """A folder that may not be read would otherwise be left out without a word."""
+    raise error
 
 
 def _zip_files(archive: zipfile.ZipFile) -> Iterator[_File]:

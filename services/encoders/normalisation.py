@@ -20,21 +20,19 @@ def to_values(pictures: Tensor) -> Tensor:
 
 def normalise(values: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Values (n, 3, s, s) in [0, 1] to what the network takes, in channels-last order."""
-    mean, std = _mean_and_std(values, preprocessing)
+    mean, std = _on(values.device, preprocessing.mean), _on(values.device, preprocessing.std)
     return ((values - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def to_pixels(pictures: Tensor, preprocessing: Preprocessing) -> Pixels:
     """The reverse of `to_input`: float (n, 3, s, s) to uint8 (n, s, s, 3) in main memory."""
-    mean, std = _mean_and_std(pictures, preprocessing)
+    mean, std = _on(pictures.device, preprocessing.mean), _on(pictures.device, preprocessing.std)
     values = (pictures.float() * std + mean).clamp(0, 1)
     pixels: Pixels = (values * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels
 
 
-def _mean_and_std(pictures: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Both (3, 1, 1)."""
-    mean, std = (
-        torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-    )
-    return mean, std
+def _on(device: torch.device, values: tuple[float, float, float]) -> Tensor:
+    """One number a channel, (3, 1, 1), on the device, without waiting for what a GPU is at."""
+    # CUDA takes what it copies from ordinary memory at once; elsewhere it may be gone before it is read.
+    return torch.tensor(values).to(device, non_blocking=device.type == "cuda").view(3, 1, 1)

@@ -51,8 +51,7 @@ class TorchEncoder:
         self.device = pick_device(device)
         network = fold_batch_norms(load(manifest, weights))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        largest = LARGEST_BATCH_ON_CPU if self.device.type == "cpu" else LARGEST_BATCH
-        self.largest_batch = max(1, min(largest, LARGEST_PIXELS // manifest.preprocessing.size**2))
+        self.largest_batch = largest_batch(manifest.preprocessing.size, self.device)
         self._batches = Batches(self.device, self.largest_batch)
         self._turn = Lock()
 
@@ -106,12 +105,17 @@ class TorchEncoder:
             raise ValueError(f"expected uint8 (n, {size}, {size}, 3), got {batch.dtype} {batch.shape}")
 
         def encode(pictures: Tensor) -> Tensor:
-            with reduced_precision(self.device):
-                codes = forward(to_input(pictures, self.manifest.preprocessing))
-            return to_unit_rows(codes.float())
+            return to_unit_rows(forward(to_input(pictures, self.manifest.preprocessing)).float())
 
-        with self._turn, torch.inference_mode():
+        # Entered once for all parts: what it has cast of the weights is kept until it is left.
+        with self._turn, torch.inference_mode(), reduced_precision(self.device):
             return self._batches.map(encode, batch, width)
+
+
+def largest_batch(size: int, device: torch.device) -> int:
+    """How many pictures of size × size a device is given at once."""
+    largest = LARGEST_BATCH_ON_CPU if device.type == "cpu" else LARGEST_BATCH
+    return max(1, min(largest, LARGEST_PIXELS // size**2))
 
 
 def pick_device(name: str) -> torch.device:

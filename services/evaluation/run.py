@@ -21,7 +21,6 @@ from services.evaluation.subjects import Subject
 from services.images.pool import DecodePool
 from services.images.thumbnails import thumbnail
 
-COPIED = 1_000
 ORIGINALS = 5_000
 
 _THUMBNAIL = 128

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from services.datasets.load import UNLABELLED, Dataset
+from services.datasets.split import Positions, spread
 from services.encoders.architectures import build
 from services.encoders.normalisation import normalise, to_input, to_pixels, to_values
-from services.encoders.torch_encoder import to_unit_rows
+from services.encoders.torch_encoder import largest_batch, to_unit_rows
 from services.errors import EncoderError
 from services.evaluation.metrics import label_metrics
 from services.images.preprocess import Pixels, Preprocessing
@@ -26,10 +27,8 @@ from services.training.decoders import build_decoder
 from services.training.metric import MetricObjective, balanced_batches
 from services.training.recipe import Contrastive, Metric, Recipe, Reconstruction
 
-Positions = npt.NDArray[np.int64]
 # Pictures that one validation compares with each other: enough to rank epochs by, few enough to cost little.
 COMPARED = 4_000
-ENCODED = 128
 
 
 class Backbone(Protocol):
@@ -167,7 +166,9 @@ class ContrastiveLearner(Learner):
         """The same loss over pictures held out, with the same views at every epoch."""
         generator = torch.Generator(device).manual_seed(self.recipe.seed)
         total, count = 0.0, 0
-        for pixels in parts(held_out.pixels[:COMPARED], self.recipe.batch_size, device):
+        # In random order, as in training: a batch of one label is harder to tell apart.
+        compared = np.random.default_rng(self.recipe.seed).permutation(spread(len(held_out), COMPARED))
+        for pixels in parts(held_out.pixels[compared], self.recipe.batch_size, device):
             if len(pixels) > 1:
                 total += self.objective.loss(self._views(pixels, generator)).item() * len(pixels)
                 count += len(pixels)
@@ -229,9 +230,11 @@ def learner_for(recipe: Recipe, classes: int) -> Learner:
 def batch_of(dataset: Dataset, positions: Positions, device: torch.device) -> Batch:
     """Pictures of a data set on the device."""
     pictures, labels = torch.from_numpy(dataset.pixels[positions]), torch.from_numpy(dataset.labels[positions])
-    if device.type == "cuda":
-        pictures = pictures.pin_memory()
-    return Batch(pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+    # Only from page-locked memory: from any other a copy that nobody waits for may find it reused.
+    locked = device.type == "cuda"
+    if locked:
+        pictures, labels = pictures.pin_memory(), labels.pin_memory()
+    return Batch(pictures.to(device, non_blocking=locked), labels.to(device, non_blocking=locked))
 
 
 def parts(pixels: Pixels, count: int, device: torch.device) -> Iterator[Tensor]:
@@ -245,7 +248,8 @@ def encode(
     vectors_of: Callable[[Tensor], Tensor], pixels: Pixels, preprocessing: Preprocessing, device: torch.device
 ) -> npt.NDArray[np.float32]:
     """What a network in evaluation mode says of pictures uint8 (n, s, s, 3): float32 (n, d)."""
-    coded = [vectors_of(to_input(part, preprocessing)) for part in parts(pixels, ENCODED, device)]
+    count = largest_batch(preprocessing.size, device)
+    coded = [vectors_of(to_input(part, preprocessing)) for part in parts(pixels, count, device)]
     vectors: npt.NDArray[np.float32] = torch.cat(coded).float().cpu().numpy()
     return vectors
 
@@ -254,9 +258,10 @@ def judged(
     encoder: Backbone, held_out: Dataset, preprocessing: Preprocessing, device: torch.device
 ) -> dict[str, float]:
     """Label metrics of pictures held out, each looked for among the others; empty where no two have the same."""
-    labelled = held_out.take(np.flatnonzero(held_out.labels != UNLABELLED)[:COMPARED])
-    if len(labelled) == len(np.unique(labelled.labels)):  # none has another of its label to find
+    labelled = np.flatnonzero(held_out.labels != UNLABELLED)
+    compared = held_out.take(labelled[spread(len(labelled), COMPARED)])
+    if len(compared) == len(np.unique(compared.labels)):  # none has another of its label to find
         return {}
-    vectors = encode(lambda pictures: to_unit_rows(encoder.features(pictures)), labelled.pixels, preprocessing, device)
-    found = label_metrics(vectors, labelled.labels, vectors, labelled.labels, own=np.arange(len(vectors)))
+    vectors = encode(lambda pictures: to_unit_rows(encoder.features(pictures)), compared.pixels, preprocessing, device)
+    found = label_metrics(vectors, compared.labels, vectors, compared.labels, own=np.arange(len(vectors)))
     return {"knn@1": found.knn_1, "precision@10": found.precision_10}

@@ -21,7 +21,10 @@ from services.training.state import State, read_state, write_state
 
 @dataclass(frozen=True)
 class Step:
-    """How far the training is, after one batch; `loss` is the mean over the epoch so far."""
+    """How far the training is, after one batch; `loss` is the mean over the epoch so far.
+
+    An epoch counts as many pictures as there are, also where its batches take some twice and others not.
+    """
 
     epoch: int
     pictures_seen: int
@@ -110,7 +113,8 @@ def fit(
             if time.perf_counter() - shown > report_seconds or state.step == len(batches):
                 shown = time.perf_counter()
                 mean = _finite(loss_sum.item() / state.pictures, state.epoch)
-                on_step(Step(state.epoch, (state.epoch - 1) * len(train) + state.pictures, pictures_total, mean))
+                seen = round((before + state.step) * len(train) / per_epoch)
+                on_step(Step(state.epoch, seen, pictures_total, mean))
             if time.monotonic() - saved > checkpoint_seconds:
                 state.loss_sum, state.seconds = loss_sum.item(), time.perf_counter() - started
                 write_state(state_path, identity, state, learner, optimiser)

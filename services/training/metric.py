@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pytorch_metric_learning import distances, losses, miners
 from torch import Tensor, nn
 
+from services.datasets.split import Positions
 from services.errors import InvalidRequest
-
-Positions = npt.NDArray[np.int64]
 
 _TRIPLET_MARGIN = 0.2
 

@@ -11,8 +11,8 @@ from services.datasets.split import Positions, split
 from services.errors import InvalidRequest
 from services.training.recipe import Metric, Recipe, Reconstruction
 
-# Contrasts and batch norm need a second picture, on either side.
-_FEWEST = 4
+# So many labels are enough to hold some of them out as a whole.
+_MANY_LABELS = 5
 
 
 def partition(pictures: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset]:
@@ -34,11 +34,19 @@ def partition(pictures: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset]:
                 f"{recipe.name} learns from labels: put the pictures into one folder a class or item, "
                 f"several into at least two of them (found {(counts > 0).sum()} folders)"
             )
-        if np.median(counts[counts > 0]) * recipe.held_out < 2 and (counts > 0).sum() > _FEWEST:
+        labels = int((counts > 0).sum())
+        if np.median(counts[counts > 0]) * recipe.held_out < 2 and labels >= _MANY_LABELS:
             return _parts(pictures, *_split_labels(pictures, recipe))
-    if len(pictures) < _FEWEST:
-        raise InvalidRequest(f"{recipe.name} needs at least {_FEWEST} pictures, found {len(pictures)}")
-    share = max(recipe.held_out, 2 / len(pictures))
+        # One picture more than labels: then two of them are of the same label, and one can be looked for.
+        return _some(pictures, recipe, labels + 1)
+    return _some(pictures, recipe, 2)
+
+
+def _some(pictures: Dataset, recipe: Recipe, least: int) -> tuple[Dataset, Dataset]:
+    """Hold out the share of the recipe, and no fewer pictures than that; as many are trained on."""
+    if len(pictures) < 2 * least:
+        raise InvalidRequest(f"{recipe.name} needs at least {2 * least} pictures, found {len(pictures)}")
+    share = max(recipe.held_out, least / len(pictures))
     return _parts(pictures, *split(len(pictures), share, recipe.seed))
 
 

@@ -18,15 +18,15 @@ from torch import Tensor
 from services.datasets.load import UNLABELLED, Dataset
 from services.encoders.normalisation import normalise, to_values
 from services.encoders.pooling import Projection
+from services.encoders.torch_encoder import largest_batch
 from services.errors import EncoderError
 from services.images.preprocess import Preprocessing
 from services.training.augment import augment
 from services.training.recipe import Whitening
 
-# Pictures that variation is estimated from, of how many of them a view is taken, and how many at once.
+# Pictures that variation is estimated from, and of how many of them a view is taken.
 _PICTURES = 20_000
 _VIEWS = 5_000
-_BATCH = 128
 # Directions that hold less than this share of the strongest one's variance are no directions.
 _FLOOR = 1e-7
 # Part of all variation that counts as variation between views: directions that no view tells anything of are
@@ -69,13 +69,14 @@ def fit_projection(
     chosen = np.random.default_rng(seed).permutation(len(data))[:_PICTURES]
     generator = torch.Generator(device).manual_seed(seed)
     vectors, views = [], []
-    for start in range(0, len(chosen), _BATCH):
-        values = to_values(torch.from_numpy(data.pixels[chosen[start : start + _BATCH]]).to(device))
+    count = largest_batch(preprocessing.size, device)
+    for start in range(0, len(chosen), count):
+        values = to_values(torch.from_numpy(data.pixels[chosen[start : start + count]]).to(device))
         vectors.append(encoder.pooled(normalise(values, preprocessing)).cpu().double())
         if start < _VIEWS:
             varied = augment(values, spec.views, preprocessing.size, generator)
             views.append(encoder.pooled(normalise(varied, preprocessing)).cpu().double())
-        progress(min(start + _BATCH, len(chosen)), len(chosen))
+        progress(min(start + count, len(chosen)), len(chosen))
     sample = Sample(torch.cat(vectors), torch.from_numpy(data.labels[chosen]), torch.cat(views))
     return whitened(sample, spec)
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from markupsafe import Markup
 from torch import nn
 
 from services.datasets.load import Dataset
+from services.datasets.split import spread
 from services.encoders.manifest import Manifest
 from services.encoders.torch_encoder import to_unit_rows
 from services.evaluation.metrics import Vectors
@@ -58,7 +58,7 @@ class Report:
         self._recipe = recipe
         self._unreadable = held_out.unreadable
         self._shown = held_out.take(choose_queries(held_out.labels, _SHOWN, recipe.seed))
-        self._scattered = held_out.take(_spread(len(held_out), _SCATTERED))
+        self._scattered = held_out.take(spread(len(held_out), _SCATTERED))
 
     def add_epoch(self, learner: Learner, history: Sequence[Epoch], device: torch.device) -> None:
         """Draw what the epoch that has just ended looks like."""
@@ -85,7 +85,7 @@ class Report:
         codes = encode(encoder, self._scattered.pixels, self._recipe.preprocessing, device)
         scatter = figures.latent_scatter(codes, self._scattered.labels, self._scattered.classes)
         (self._folder / "latent.png").write_bytes(scatter)
-        gallery = train.take(_spread(len(train), _SEARCHED_IN))
+        gallery = train.take(spread(len(train), _SEARCHED_IN))
         searches = searches_of_arrays(
             manifest.ref,
             (unit(gallery.pixels), gallery.pixels, gallery.labels),
@@ -105,7 +105,7 @@ class Report:
             "epochs": [asdict(epoch) for epoch in history],
             "unreadable": [item._asdict() for item in self._unreadable],
         }
-        (self._folder / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        (self._folder / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         page = self._folder / PAGE_FILE
         page.write_text(
             templates("services.training")
@@ -121,12 +121,13 @@ class Report:
                 latent=self._uri("latent.png"),
                 searches=searches_html(searches) if searches else None,
                 unreadable=self._unreadable,
-            )
+            ),
+            encoding="utf-8",
         )
         return page
 
     def _figures(self, history: Sequence[Epoch]) -> list[_EpochFigures]:
-        return [self._figures_of(history[int(position)].number) for position in _spread(len(history), _EPOCHS)]
+        return [self._figures_of(history[int(position)].number) for position in spread(len(history), _EPOCHS)]
 
     def _figures_of(self, number: int) -> _EpochFigures:
         return _EpochFigures(
@@ -152,8 +153,3 @@ def _curves(history: Sequence[Epoch]) -> list[Markup]:
         shares = {name: [epoch.metrics.get(name, float("nan")) for epoch in history] for name in names}
         drawn.append(figures.loss_curves(shares, "share"))
     return [Markup(drawing) for drawing in drawn]  # noqa: S704  matplotlib's own SVG, which has no text from outside
-
-
-def _spread(count: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Positions spread over all, because neighbours are often of one label."""
-    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)

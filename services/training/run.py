@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from services.encoders.checkpoint import Checkpoint, digest, read, save
 from services.encoders.manifest import Manifest, Training, TrainingData, check_name
 from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import pick_device
-from services.errors import Conflict
+from services.errors import Conflict, InvalidRequest
 from services.images.pool import DecodePool
 from services.training.learner import learner_for
 from services.training.loop import Epoch, Step, fit
@@ -30,7 +31,7 @@ from services.training.recipe import Recipe
 from services.training.report import Report
 from services.training.state import fingerprint, identity_of, past_epochs
 
-STATE_FILE, LOCK_FILE = "state.safetensors", "training.lock"
+STATE_FILE, LOCK_FILE, TRAINED_FOLDER = "state.safetensors", "training.lock", "trained"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ def train(
         pictures = load(source.specs, recipe.preprocessing, decoder, progress=progress.on_read)
     train_set, held_out = partition(pictures, recipe)
     del pictures  # their parts are copies
+    if recipe.whitening is not None and len(train_set) <= recipe.whitening.dimension:
+        raise InvalidRequest(
+            f"{recipe.name} makes embeddings of {recipe.whitening.dimension} numbers, which needs more pictures than "
+            f"that to train on: there are {len(train_set)}"
+        )
     torch.manual_seed(recipe.seed)
     learner = learner_for(recipe, len(train_set.classes))
 
@@ -134,10 +140,16 @@ def train(
         report.add_epoch(learner, history, target)
         progress.on_epoch(epoch)
 
-    kept = read(folder)
+    # With a projection it is written anew at the end: a crash between its two files must not cost the training.
+    trained = folder / TRAINED_FOLDER
+    kept = read(trained if trained.exists() else folder)
     manifest = kept.manifest
     encoder = load_network(manifest, kept.weights).to(target)
     if recipe.whitening is not None:
+        if not trained.exists():
+            part = trained.with_suffix(".part")
+            save(part, kept)
+            part.rename(trained)
         projection = fit_projection(
             cast(Pooling, encoder),
             train_set,
@@ -151,6 +163,7 @@ def train(
         options = recipe.options | {"dimension": recipe.whitening.dimension}
         manifest = scribe.save(encoder, options, _kept_epoch(recipe, history))
     page = report.finish(encoder, manifest, train_set, history, target)
+    shutil.rmtree(trained, ignore_errors=True)
     state_path.unlink()
     (folder / LOCK_FILE).unlink()
     lock.close()
@@ -220,11 +233,19 @@ def _folder(output: Path, name: str, identity: str, registered: Collection[int])
 
 
 def _git_revision() -> str | None:
-    """Commit of the checkout that this code runs from, `-dirty` where it has changes; None without a checkout."""
+    """Commit of the checkout that this code runs from, `-dirty` where it has changes; None without a checkout.
+
+    Code that is installed inside of somebody's repository is not of their commits.
+    """
+    here = Path(__file__)
     try:
-        commit, changes = (
-            subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
-            for command in (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "."])
+        _, commit, changes = (
+            subprocess.run(["git", *command], cwd=here.parents[1], capture_output=True, text=True, check=True).stdout
+            for command in (
+                ["ls-files", "--error-unmatch", str(here)],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "."],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return None

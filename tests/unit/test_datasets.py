@@ -157,6 +157,8 @@ class TestSources:
             for spec in (archive, folder / "train", folder / "train" / "warm"):
                 with pytest.raises(InvalidRequest, match="cannot be read: Permission denied"):
                     read(spec)
+            with pytest.raises(InvalidRequest, match="cannot be read: Permission denied"):
+                read(folder)  # a part of it is not left out without a word
         finally:
             (folder / "train").chmod(0o755)
 

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from services.config import Settings
 from services.encoders.architectures import build, load, output_width, pack
 from services.encoders.base import Encoder
 from services.encoders.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, Checkpoint, digest, read, save
@@ -170,10 +171,30 @@ class TestEncoding:
             TorchEncoder(*checkpoint, device=device)
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    def test_on_the_gpu_agrees_with_the_cpu(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
-        on_gpu = TorchEncoder(*checkpoint, device="cuda").encode(noise(70))
+    @pytest.mark.parametrize("shipped_encoder", shipped(), ids=lambda encoder: encoder.manifest.ref)
+    def test_on_the_gpu_agrees_with_the_cpu(self, shipped_encoder: ShippedEncoder) -> None:
+        checkpoint = read(shipped_encoder.weights_path.parent)
+        size = checkpoint.manifest.preprocessing.size
+        pictures = np.random.default_rng(0).integers(0, 256, (70, size, size, 3), np.uint8)
 
-        assert (on_gpu * encoder.encode(noise(70))).sum(axis=1).min() > 0.999
+        on_gpu = TorchEncoder(*checkpoint, device="cuda").encode(pictures)
+
+        assert (on_gpu * TorchEncoder(*checkpoint, device="cpu").encode(pictures)).sum(axis=1).min() > 0.999
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    def test_on_the_gpu_nothing_is_waited_for_but_the_rows(self) -> None:
+        """What waits for the GPU while parts are handed over keeps it from computing one while another is copied."""
+        checkpoint = read(next(e for e in shipped() if e.manifest.name == "metric-photo").weights_path.parent)
+        encoder = TorchEncoder(*checkpoint, device="cuda")
+        pictures = np.zeros((3 * LARGEST_BATCH, 96, 96, 3), np.uint8)
+        expected = encoder.encode(pictures)
+
+        torch.cuda.set_sync_debug_mode("error")  # events, which rows are waited for by, are not meant
+        try:
+            found = encoder.encode(pictures)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 class TestCheckpoint:
@@ -257,8 +278,11 @@ class TestCheckpoint:
 
 
 class TestShipped:
-    def test_has_the_default_encoder_and_one_of_another_dimension(self) -> None:
-        assert {(e.manifest.name, e.manifest.dimension) for e in shipped()} >= {
+    def test_has_the_default_encoder_and_others_to_reindex_with(self) -> None:
+        default = Settings.model_fields["default_encoder"].default
+
+        assert {e.manifest.name: e.manifest.dimension for e in shipped()}.items() >= {
+            (default, 256),
             ("conv-ae-200", 200),
             ("conv-ae-64", 64),
         }

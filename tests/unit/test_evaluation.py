@@ -170,6 +170,19 @@ class TestCommand:
         assert "conv-ae-64@1" in result.stdout
         assert "6 queries of set#validation to 6 pictures" in result.stdout
 
+    def test_two_encoders_of_one_name_are_both_measured_and_the_same_one_once(
+        self, folder: Path, untrained: Path, tmp_path: Path
+    ) -> None:
+        """Two trainings of one recipe, in two folders, are both `name@1`."""
+        other, figures = tmp_path / "other", tmp_path / "figures.json"
+        save(other, checkpoint_of("folder-ae", {"pool": "gem"}, 64, 256))
+
+        result = run(untrained, other, untrained, "--data", folder, "--copies", "2", "--json", figures)
+
+        assert result.exit_code == 0, result.output
+        names = [encoder["name"] for encoder in json.loads(figures.read_text())["encoders"]]
+        assert names == ["untrained@1", str(other), "pixels", "histogram"]
+
     def test_what_cannot_be_read_is_left_out_and_listed(self, folder: Path) -> None:
         (folder / "train" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
 

@@ -51,7 +51,15 @@ class TestLossCurves:
         assert 'href="http' not in drawing
 
     def test_a_missing_value_leaves_a_gap(self) -> None:
-        ElementTree.fromstring(figures.loss_curves({"training": [2.0, float("nan"), 1.0]}))
+        """A line is one path whose points follow an M, and an M again after the gap."""
+
+        def moves(values: list[float]) -> int:
+            drawing = ElementTree.fromstring(figures.loss_curves({"training": values}))
+            paths = [path.get("d", "") for path in drawing.iter("{http://www.w3.org/2000/svg}path")]
+            return max(path.count("M") for path in paths if path.count("L") >= 2)
+
+        assert moves([4.0, 3.0, 2.0, 1.5, 1.0]) == 1
+        assert moves([4.0, 3.0, float("nan"), 1.5, 1.0]) == 2
 
 
 class TestReconstructions:

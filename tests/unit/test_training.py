@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,14 +21,17 @@ from services.cli.recipes import recipes as recipes_command
 from services.cli.train import train as train_command
 from services.datasets.load import Dataset, load
 from services.datasets.split import split
-from services.encoders.checkpoint import read
+from services.encoders.checkpoint import Checkpoint, read, save
 from services.encoders.pooling import Projection
-from services.encoders.torch_encoder import TorchEncoder
+from services.encoders.torch_encoder import LARGEST_PIXELS, TorchEncoder
 from services.errors import Conflict, EncoderError, InvalidRequest, NotFound
+from services.evaluation.metrics import label_metrics
 from services.images.decode import Limits
 from services.images.pool import DecodePool
+from services.training import learner as learner_module
+from services.training import run as run_module
 from services.training.augmentation import Augmentation
-from services.training.learner import Learner, learner_for
+from services.training.learner import Learner, encode, learner_for
 from services.training.loop import Epoch, Step, fit
 from services.training.partition import partition
 from services.training.projection import Sample, whitened
@@ -353,6 +357,36 @@ def dataset_of(labels: list[int]) -> Dataset:
     )
 
 
+class TestValidation:
+    @pytest.mark.parametrize("kind", [metric(), contrastive("simclr")], ids=["metric", "contrastive"])
+    def test_compares_pictures_of_all_labels(self, kind: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sets are sorted by label: the first pictures of many are of the first labels."""
+        seen: list[int] = []
+        monkeypatch.setattr(learner_module, "COMPARED", 20)
+        monkeypatch.setattr(
+            learner_module,
+            "label_metrics",
+            lambda *arguments, **named: seen.extend(arguments[1]) or label_metrics(*arguments, **named),
+        )
+        held_out = dataset_of([number // 10 for number in range(100)])
+        learner = learner_for(kind, classes=10).eval()
+
+        learner.validate(held_out, CPU)
+
+        assert len(seen) == 20
+        assert set(seen) == set(range(10))
+
+    def test_large_pictures_are_encoded_few_at_a_time(self) -> None:
+        counts: list[int] = []
+        preprocessing = find_recipe("vgg-ae-448").preprocessing
+        pixels = np.zeros((50, 448, 448, 3), np.uint8)
+
+        encode(lambda pictures: counts.append(len(pictures)) or pictures.mean((2, 3)), pixels, preprocessing, CPU)  # type: ignore[func-returns-value]
+
+        assert sum(counts) == 50
+        assert max(counts) * 448**2 <= LARGEST_PIXELS
+
+
 class TestPartition:
     @pytest.mark.parametrize("labels", [[-1] * 20, [0] * 20, [-1] * 10 + [0] * 10, list(range(20))])
     def test_learning_from_labels_needs_two_with_several_pictures(self, labels: list[int]) -> None:
@@ -379,6 +413,21 @@ class TestPartition:
 
         assert set(train_set.labels) == set(held_out.labels) == {0, 1}
 
+    @pytest.mark.parametrize("count", [2, 3, 4, 8, 10, 30])
+    @pytest.mark.parametrize("labels", [2, 3, 4])
+    def test_of_few_labels_two_pictures_of_one_are_held_out(self, labels: int, count: int) -> None:
+        """Otherwise no picture would have another to be looked for, and no epoch would be better than another."""
+        pictures = dataset_of(sorted(list(range(labels)) * count))
+        for seed in range(5):
+            kind = replace(metric(), seed=seed)
+            try:
+                _, held_out = partition(pictures, kind)
+            except InvalidRequest as error:
+                assert f"at least {2 * (labels + 1)} pictures, found {len(pictures)}" in str(error)
+            else:
+                assert np.bincount(held_out.labels).max() > 1
+        assert len(pictures) < 2 * (labels + 1) or partition(pictures, metric())
+
     def test_contrasts_have_two_pictures_on_either_side(self) -> None:
         train_set, held_out = partition(dataset_of([0] * 5), contrastive("simclr"))
 
@@ -387,7 +436,60 @@ class TestPartition:
             partition(dataset_of([0] * 3), contrastive("simclr"))
 
 
+class TestRevision:
+    @pytest.fixture
+    def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A module in a repository, as if it were the one that asks."""
+        path = tmp_path / "repository" / "services" / "training" / "run.py"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        self.git(path, "init", "--quiet")
+        monkeypatch.setattr(run_module, "__file__", str(path))
+        return path
+
+    def git(self, module: Path, *arguments: str) -> None:
+        author = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        subprocess.run(["git", *author, *arguments], cwd=module.parents[2], check=True)
+
+    def test_is_the_commit_and_says_whether_any_of_the_code_has_changes(self, module: Path) -> None:
+        self.git(module, "add", ".")
+        self.git(module, "commit", "--quiet", "--message", "all")
+
+        clean = run_module._git_revision()
+        (module.parents[1] / "decode.py").touch()
+        changed = run_module._git_revision()
+
+        assert clean is not None and re.fullmatch(r"[0-9a-f]{40}", clean)
+        assert changed == f"{clean}-dirty"
+
+    def test_of_code_that_is_installed_in_the_repository_of_others_is_none(self, module: Path) -> None:
+        self.git(module, "commit", "--quiet", "--allow-empty", "--message", "theirs")
+
+        assert run_module._git_revision() is None
+
+
 class TestTraining:
+    def test_too_few_pictures_for_the_embedding_are_told_before_the_training(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        wide = replace(metric(), whitening=Whitening(40, Augmentation()))
+        epochs: list[Epoch] = []
+
+        with pytest.raises(InvalidRequest, match="embeddings of 40 numbers, which needs more pictures than that"):
+            run(wide, folder, tmp_path / "encoders", epochs.append)
+        assert epochs == []
+
+    def test_progress_is_never_beyond_the_end(self, folder: Path, tmp_path: Path) -> None:
+        """Batches of several pictures of each label take some pictures twice."""
+        balanced = replace(metric(), objective=replace(metric().objective, loss="triplet", per_class=8), batch_size=16)
+        steps: list[Step] = []
+
+        run(balanced, folder, tmp_path / "encoders", on_step=steps.append)
+
+        seen = [step.pictures_seen for step in steps]
+        assert seen == sorted(seen)
+        assert seen[-1] == steps[-1].pictures_total
+
     def test_a_set_of_single_pictures_can_be_learned_from_without_labels(self, tmp_path: Path) -> None:
         random = np.random.default_rng(0)
         for number in range(12):
@@ -492,10 +594,8 @@ class TestTraining:
         assert not re.search(r"(src|href|url)[=(]\W?http", page)  # nothing is fetched from anywhere
         assert "notes.txt" in page
 
-    @pytest.mark.parametrize("kind", [metric(), contrastive("simclr")], ids=lambda kind: kind.name)
-    def test_leaves_whitened_encoders_of_the_declared_dimension(
-        self, folder: Path, kind: Recipe, tmp_path: Path
-    ) -> None:
+    @pytest.mark.parametrize("kind", [metric(), contrastive("simclr")], ids=["whitened", "not whitened"])
+    def test_leaves_encoders_of_the_declared_dimension(self, folder: Path, kind: Recipe, tmp_path: Path) -> None:
         outcome = run(kind, folder, tmp_path / "encoders")
 
         manifest, weights = read(outcome.folder)
@@ -524,6 +624,31 @@ class TestTraining:
         assert (manifest.ref, other.ref) == ("tiny@1", "tiny@2")
         assert manifest.weights_sha256 == whole.weights_sha256
         assert identity_of(output / "tiny@1" / "state.safetensors") is None
+
+    def test_a_crash_in_the_last_write_does_not_cost_the_training(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole, output = run(metric(), folder, tmp_path / "whole").manifest, tmp_path / "encoders"
+        epochs: list[Epoch] = []
+
+        def half_of_the_last(target: Path, checkpoint: Checkpoint) -> None:
+            save(target, checkpoint)
+            if "dimension" in checkpoint.manifest.options:
+                (target / "manifest.json").write_text("{}")
+                raise Interrupted
+
+        with monkeypatch.context() as crashing:
+            crashing.setattr(run_module, "save", half_of_the_last)
+            with pytest.raises(Interrupted):
+                run(metric(), folder, output)
+        manifest = run(metric(), folder, output, epochs.append).manifest
+
+        assert epochs == []  # nothing is trained again
+        assert manifest.weights_sha256 == whole.weights_sha256
+        assert read(output / "tiny@1").manifest == manifest
+        assert {path.name for path in (output / "tiny@1").iterdir()} == {
+            "manifest.json", "weights.safetensors", "report",
+        }  # fmt: skip
 
     def test_never_reuses_a_version(self, folder: Path, recipe: Recipe, tmp_path: Path) -> None:
         once = replace(recipe, epochs=1)
@@ -558,10 +683,6 @@ class TestTraining:
         codes = TorchEncoder(*read(outcome.folder), "cpu").encode(pictures_of(folder, recipe).pixels)
         assert codes.shape == (40, outcome.manifest.dimension)
         assert outcome.manifest.training.recipe == name
-
-    @pytest.mark.parametrize("name", RECIPES)
-    def test_every_recipe_is_found_by_its_own_name(self, name: str) -> None:
-        assert find_recipe(name).name == name
 
     def test_an_unknown_recipe_is_refused_with_the_known(self) -> None:
         with pytest.raises(NotFound, match="conv-ae-200"):
