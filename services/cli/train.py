@@ -98,7 +98,7 @@ def train(
                 settings.decode_memory,
                 Limits(settings.max_image_bytes, settings.max_image_pixels),
             ),
-            run.Progress(display.read, display.step, display.epoch, display.whiten, display.resume),
+            run.Progress(display.read, display.step, display.epoch, display.whiten, display.resume, display.unfinished),
             name=name or recipe.name,
             device=device or settings.device,
             max_steps=max_steps,
@@ -152,6 +152,13 @@ class _Display:
 
     def resume(self, folder: Path, epochs: int) -> None:
         self._bar.console.print(f"going on with {folder.name}, which has {epochs} epochs behind it", highlight=False)
+
+    def unfinished(self, folder: Path) -> None:
+        self._bar.console.print(
+            f"{folder} holds an interrupted training with other settings or pictures, which is left as it is: "
+            "the command that began it goes on with it",
+            highlight=False,
+        )
 
     def epoch(self, epoch: Epoch) -> None:
         metrics = "".join(f", {name} {value:.1%}" for name, value in epoch.metrics.items())

@@ -21,7 +21,7 @@ class _Facts(BaseModel):
 
 
 class TrainingData(_Facts):
-    """What an encoder was trained on; `sha256` is over the sorted names and contents of the pictures.
+    """What an encoder was trained on; `sha256` is over the names and contents of the pictures, source by source.
 
     The numbers are None where somebody else trained it and does not say.
     """

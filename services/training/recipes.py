@@ -119,6 +119,8 @@ _SIMCLR_COLOURS = Augmentation(
 )
 # Colour is much of what makes products look alike: it is varied as light varies it, not away.
 _PHOTO_COLOURS = Augmentation(scale=(0.25, 1.0), jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01)
+# The authors of BYOL and DINO blur and solarise as well: both methods learn from what stays the same alone.
+_BLURRED = replace(_PHOTO_COLOURS, blur=0.5, blur_sigma=(0.1, 1.0), solarise=0.1)
 # Harder than what the network is trained with: how far details carry shows where little of a picture is left.
 _CLOSE_UPS = replace(_PHOTO_COLOURS, scale=(0.2, 0.7))
 _PHOTO_NETWORK = {
@@ -132,7 +134,7 @@ _PHOTO_NETWORK = {
 
 
 def contrastive_cifar() -> Recipe:
-    """SimCLR on a small residual network for 32 × 32 pictures, with the augmentation of its authors for CIFAR-10."""
+    """SimCLR on a residual network for 32 × 32 pictures, with its authors' colours and crops of a fifth and more."""
     return Recipe(
         name="contrastive-cifar",
         summary="SimCLR without labels: ResNet for 32 × 32 pictures, for a GPU",
@@ -186,17 +188,17 @@ def contrastive_photo() -> Recipe:
 
 def contrastive_photo_byol() -> Recipe:
     """BYOL, which needs no other pictures to tell one from: for sets in which many are nearly the same."""
-    return _contrastive("contrastive-photo-byol", "byol", "BYOL")
+    return _contrastive("contrastive-photo-byol", "byol", "BYOL", _BLURRED)
 
 
 def contrastive_photo_fastsiam() -> Recipe:
     """FastSiam: several views a picture, for small batches and few epochs."""
-    return _contrastive("contrastive-photo-fastsiam", "fastsiam", "FastSiam", views=4)
+    return _contrastive("contrastive-photo-fastsiam", "fastsiam", "FastSiam", _PHOTO_COLOURS, views=4)
 
 
 def contrastive_photo_dino() -> Recipe:
     """DINO: a student learns what its own slow average says."""
-    return _contrastive("contrastive-photo-dino", "dino", "DINO")
+    return _contrastive("contrastive-photo-dino", "dino", "DINO", _BLURRED)
 
 
 def metric_photo() -> Recipe:
@@ -232,12 +234,12 @@ def metric_multi_similarity() -> Recipe:
     return _metric("metric-multi-similarity", "multi-similarity", "multi-similarity")
 
 
-def _contrastive(name: str, method: Method, title: str, views: int = 2) -> Recipe:
+def _contrastive(name: str, method: Method, title: str, augmentation: Augmentation, views: int = 2) -> Recipe:
     return replace(
         contrastive_photo(),
         name=name,
         summary=f"{title} instead of VICReg",
-        objective=Contrastive(method, _PHOTO_COLOURS, view_size=64, views=views),
+        objective=Contrastive(method, augmentation, view_size=64, views=views),
     )
 
 

@@ -6,7 +6,7 @@ import fcntl
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -43,6 +43,8 @@ class Progress:
     on_epoch: Callable[[Epoch], None]
     on_whiten: Callable[[int, int], None]
     on_resume: Callable[[Path, int], None]
+    on_unfinished: Callable[[Path], None]
+    """Called with the folder of an interrupted training that is left as it is: it had other settings or pictures."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def train(
 
     A training that was cut short goes on where its last state was written, if recipe and pictures are the same;
     otherwise the version is the first after those that the folder, the registry and Akin itself have. The checkpoint
-    is replaced after each better epoch. Beside it, `report/` has what the training looked like.
+    is replaced after each better epoch, or after each where the recipe keeps the last. Beside it, `report/` has what
+    the training looked like.
 
     Args:
         decoder: closed once the pictures are decoded, hours before the training ends.
@@ -107,8 +110,11 @@ def train(
     torch.manual_seed(recipe.seed)
     learner = learner_for(recipe, len(train_set.classes))
 
-    identity = fingerprint(recipe, train_set.sha256, max_steps)
-    folder, version = _folder(output, name, identity, taken)
+    # Words about a recipe decide nothing.
+    identity = fingerprint(replace(recipe, summary=""), train_set.sha256, max_steps)
+    folder, version, unfinished = _folder(output, name, identity, taken)
+    for other in unfinished:
+        progress.on_unfinished(other)
     state_path = folder / STATE_FILE
     lock = (folder / LOCK_FILE).open("w")
     try:
@@ -217,19 +223,26 @@ def _kept_epoch(recipe: Recipe, history: list[Epoch]) -> Epoch:
     return history[-1] if recipe.keep == "last" else [epoch for epoch in history if epoch.best][-1]
 
 
-def _folder(output: Path, name: str, identity: str, registered: Collection[int]) -> tuple[Path, int]:
-    """Where this training was interrupted, else the folder of a version that is not taken."""
+def _folder(output: Path, name: str, identity: str, registered: Collection[int]) -> tuple[Path, int, list[Path]]:
+    """Where this training was interrupted, else the folder of a version that is not taken; its version.
+
+    The third are folders where other trainings of the name were interrupted, if this one begins.
+    """
     taken = [*registered, *(encoder.manifest.version for encoder in shipped() if encoder.manifest.name == name)]
-    for folder in output.glob(f"{name}@*"):
+    unfinished = []
+    for folder in sorted(output.glob(f"{name}@*")):
         number = folder.name.removeprefix(f"{name}@")
         if number.isdecimal():
-            if identity_of(folder / STATE_FILE) == identity:
-                return folder, int(number)
+            found = identity_of(folder / STATE_FILE)
+            if found == identity:
+                return folder, int(number), []
+            if found is not None:
+                unfinished.append(folder)
             taken.append(int(number))
     version = max(taken, default=0) + 1
     folder = output / f"{name}@{version}"
     folder.mkdir(parents=True)
-    return folder, version
+    return folder, version, unfinished
 
 
 def _git_revision() -> str | None:

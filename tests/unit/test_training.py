@@ -146,10 +146,11 @@ def run(
     on_epoch: Callable[[Epoch], Any] = lambda _: None,
     on_step: Callable[[Step], Any] = lambda _: None,
     on_resume: Callable[[Path, int], Any] = lambda *_: None,
+    on_unfinished: Callable[[Path], Any] = lambda _: None,
     name: str = "tiny",
     taken: Sequence[int] = (),
 ) -> Outcome:
-    progress = Progress(lambda *_: None, on_step, on_epoch, lambda *_: None, on_resume)
+    progress = Progress(lambda *_: None, on_step, on_epoch, lambda *_: None, on_resume, on_unfinished)
     described = Source([str(source)], "gradients", "CC0-1.0")
     return train(recipe, described, output, decoder(), progress, name=name, device="cpu", taken=taken)
 
@@ -608,7 +609,7 @@ class TestTraining:
     def test_goes_on_with_an_interrupted_training_of_the_same_recipe_and_pictures(
         self, folder: Path, recipe: Recipe, tmp_path: Path
     ) -> None:
-        output, resumed = tmp_path / "encoders", []
+        output, resumed, passed_over = tmp_path / "encoders", [], []
         whole = run(recipe, folder, tmp_path / "whole").manifest
 
         def stop_in_the_second_epoch(step: Step) -> None:
@@ -617,9 +618,11 @@ class TestTraining:
 
         with pytest.raises(Interrupted):
             run(recipe, folder, output, on_step=stop_in_the_second_epoch)
-        other = run(replace(recipe, epochs=1), folder, output).manifest
-        manifest = run(recipe, folder, output, on_resume=lambda *told: resumed.append(told)).manifest
+        other = run(replace(recipe, epochs=1), folder, output, on_unfinished=passed_over.append).manifest
+        reworded = replace(recipe, summary="the same in other words")
+        manifest = run(reworded, folder, output, on_resume=lambda *told: resumed.append(told)).manifest
 
+        assert passed_over == [output / "tiny@1"]
         assert resumed == [(output / "tiny@1", 1)]
         assert (manifest.ref, other.ref) == ("tiny@1", "tiny@2")
         assert manifest.weights_sha256 == whole.weights_sha256
