@@ -30,7 +30,7 @@ from torch.nn.functional import normalize
 from torchvision.transforms import functional as transforms
 
 from services.cli.encoders import find_checkpoint
-from services.cli.terminal import reporting_errors
+from services.cli.terminal import device_option, reporting_errors
 from services.config import Settings, load_settings
 from services.datasets.source import open_source
 from services.encoders.architectures import load
@@ -46,7 +46,7 @@ from services.samples import write_samples
 
 Pixels = npt.NDArray[np.uint8]
 LOOP_PICTURES = 100
-RESIDENT = 2048
+RESIDENT, RESIDENT_PIXELS = 2048, 2**27
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Stage:
 @click.command()
 @click.option("--images", help="Folder or zip of pictures; sample pictures are drawn unless given.")
 @click.option("--encoder", help="Name or checkpoint folder; the default encoder unless given.")
-@click.option("--device", help="auto, cpu, cuda or mps; AKIN_DEVICE unless given.")
+@device_option
 @click.option("--count", type=click.IntRange(min=2), default=600, show_default=True, help="Pictures, at most.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of PyTorch and ONNX Runtime, on the CPU.")
@@ -152,7 +152,10 @@ def _onnx_stage(checkpoint: Checkpoint, pixels: Pixels, batch: int) -> Iterator[
 
 def _resident_stages(pixels: Pixels, encoder: TorchEncoder) -> Iterator[Stage]:
     """The share of the bare forward rate that is left when pictures come from host memory and vectors go back."""
-    many = np.resize(pixels, (max(RESIDENT, len(pixels)), *pixels.shape[1:]))
+    # On a GPU enough for a steady state, as far as they fit; on a CPU there is nothing to fill.
+    fitting = RESIDENT_PIXELS // encoder.manifest.preprocessing.size ** 2
+    count = max(len(pixels), min(RESIDENT, fitting)) if encoder.device.type == "cuda" else len(pixels)
+    many = np.resize(pixels, (count, *pixels.shape[1:]))
     resident = [
         to_input(torch.from_numpy(part).to(encoder.device), encoder.manifest.preprocessing)
         for part in np.array_split(many, -(-len(many) // encoder.largest_batch))
