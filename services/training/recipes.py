@@ -48,7 +48,7 @@ def conv_ae_1000() -> Recipe:
     return replace(
         conv_ae_200(),
         name="conv-ae-1000",
-        summary="the same with a code of 1,000 numbers",
+        summary="convolutional autoencoder for 32 × 32 pictures (CIFAR-10), code of 1,000 numbers, MSE",
         options={"bottleneck": 1000},
         epochs=15,
     )
@@ -57,7 +57,10 @@ def conv_ae_1000() -> Recipe:
 def conv_ae_64() -> Recipe:
     """The same with a smaller code: a third of the memory of 200 numbers."""
     return replace(
-        conv_ae_200(), name="conv-ae-64", summary="the same with a code of 64 numbers", options={"bottleneck": 64}
+        conv_ae_200(),
+        name="conv-ae-64",
+        summary="convolutional autoencoder for 32 × 32 pictures (CIFAR-10), code of 64 numbers, MSE",
+        options={"bottleneck": 64},
     )
 
 
@@ -238,7 +241,7 @@ def _contrastive(name: str, method: Method, title: str, augmentation: Augmentati
     return replace(
         contrastive_photo(),
         name=name,
-        summary=f"{title} instead of VICReg",
+        summary=f"{title} without labels on any photographs, stages pooled and whitened to 256 numbers",
         objective=Contrastive(method, augmentation, view_size=64, views=views),
     )
 
