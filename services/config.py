@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     max_attempts: Positive = Field(3, description="times that an embedding is tried before it is failed")
     wake_seconds: Seconds = Field(2.0, description="how often the scheduler wakes the loop for pending rows")
 
+    job_history_days: Positive = Field(30, description="days that finished imports and their entries are kept")
+
     query_queue: Positive = Field(64, description="queries that may wait to be encoded")
     query_batch: Positive = Field(16, description="queries encoded together")
     query_deadline: Seconds = Field(5.0, description="seconds until a query is given up")

@@ -196,9 +196,3 @@ def finish_imports(services: Services) -> None:
             continue
         with services.database.transaction() as session:
             jobs.finish_imports(session, job_ids)
-
-
-def settle_stragglers(services: Services) -> None:
-    """Settle entries that the ledger loop did not, for example of images that were deleted while they waited."""
-    with services.database.transaction() as session:
-        jobs.settle(session)

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown
 
-from services import content, embedding, ingest, reindex
+from services import content, embedding, housekeeping, ingest, reindex
 from services.config import load_settings
 from services.queue import ROUTES, Task, celery_app
 from services.wiring import Services, build
@@ -58,9 +58,9 @@ def finish() -> None:
 
 @app.task(name=Task.SWEEP.value)
 def sweep() -> None:
-    """Settle what the ledger loop left."""
+    """Settle what the ledger loop left, and forget what is no longer kept."""
     services().queue.taken(Task.SWEEP)
-    ingest.settle_stragglers(services())
+    housekeeping.sweep(services())
 
 
 @app.task(name=Task.REINDEX.value)

@@ -89,7 +89,13 @@ def list_keys(call: Call[None, None]) -> KeyList:
 
 
 @router.route(
-    "POST", "/v1/admin/keys", scope=Scope.ADMIN, body=KeyCreate, status=HTTPStatus.CREATED, returns=KeyCreated
+    "POST",
+    "/v1/admin/keys",
+    scope=Scope.ADMIN,
+    body=KeyCreate,
+    status=HTTPStatus.CREATED,
+    returns=KeyCreated,
+    repeatable=False,
 )
 def create_key(call: Call[None, KeyCreate]) -> KeyCreated:
     """Make a key. Its secret is in this answer only."""

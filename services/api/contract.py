@@ -16,6 +16,7 @@ from werkzeug.datastructures import FileStorage
 from services.api.auth import Caller, authenticate
 from services.api.errors import invalid
 from services.api.fields import parse_json
+from services.api.idempotency import HEADER, fingerprint_of, once
 from services.api.schemas import NoQuery
 from services.catalog.keys import Scope
 from services.errors import AkinError, InvalidRequest
@@ -57,6 +58,7 @@ class Operation:
     returns: type[BaseModel] | None
     media_types: tuple[str, ...]
     errors: tuple[type[AkinError], ...]
+    repeatable: bool
 
 
 class Router:
@@ -81,6 +83,7 @@ class Router:
         returns: type[BaseModel] | None = None,
         media_types: tuple[str, ...] = (),
         errors: tuple[type[AkinError], ...] = (),
+        repeatable: bool = True,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Declare a route.
 
@@ -90,6 +93,7 @@ class Router:
             returns: the answer's type; without it and without `media_types` the answer is empty.
             media_types: what the function's own Response may contain instead of JSON.
             errors: beyond those that every route can raise.
+            repeatable: a POST may have an Idempotency-Key; not where the answer is a secret, which is not kept.
         """
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +101,7 @@ class Router:
             self.operations.append(
                 Operation(
                     method, path, function.__name__, summary, description.strip(), scope, query, body, accepts, files,
-                    status, returns, media_types, errors,
+                    status, returns, media_types, errors, repeatable and method == "POST",
                 )
             )  # fmt: skip
 
@@ -116,7 +120,14 @@ class Router:
                     _checked(body, sent) if body else None,
                     attached,
                 )
-                return _answer(function(call, **path_arguments), status)
+
+                def do() -> Response:
+                    return _answer(function(call, **path_arguments), status)
+
+                name = request.headers.get(HEADER) if method == "POST" and repeatable else None
+                if name is None:
+                    return do()
+                return once(services, caller.key_id, name, fingerprint_of(request, sent, attached), do)
 
             self.blueprint.add_url_rule(path, function.__name__, view, methods=[method])
             return function

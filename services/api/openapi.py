@@ -13,8 +13,18 @@ from pydantic.json_schema import models_json_schema
 
 from services.api.contract import FORM, JSON, Operation
 from services.api.errors import STATUS
+from services.api.idempotency import HEADER, LONGEST, REPLAYED
 from services.api.schemas import Problem
-from services.errors import AkinError, Forbidden, InvalidRequest, NotFound, TooLarge, Unauthorized, Unavailable
+from services.errors import (
+    AkinError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
 
 PROBLEM = "application/problem+json"
 REF = "#/components/schemas/{model}"
@@ -58,7 +68,12 @@ def _operation(operation: Operation, schemas: dict[type[BaseModel], dict[str, An
         "operationId": operation.name,
         "summary": operation.summary,
         "description": f"{operation.description}\n\nScope: `{operation.scope.value}`.".strip(),
-        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation), _CATALOG],
+        "parameters": [
+            *_path_parameters(operation.path),
+            *_query_parameters(operation),
+            _CATALOG,
+            *([_IDEMPOTENCY_KEY] if operation.repeatable else []),
+        ],
         "responses": _responses(operation, schemas),
     }
     if operation.body:
@@ -74,6 +89,15 @@ _CATALOG = {
     "in": "query",
     "description": "name of the catalog, where the key is not bound to one; default: `default`",
     "schema": {"type": "string"},
+}
+
+
+_IDEMPOTENCY_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "description": "any text of yours, another for each request: the same request with the same text is done once, "
+    f"and answered as the first time, with the header `{REPLAYED}: true`, for a day",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
 }
 
 
@@ -121,7 +145,8 @@ def _responses(operation: Operation, schemas: dict[type[BaseModel], dict[str, An
     answers = {str(operation.status.value): success}
     limits: tuple[type[AkinError], ...] = (TooLarge,) if FORM in operation.accepts and operation.body else ()
     statuses: dict[HTTPStatus, list[str]] = {}
-    for error in (*COMMON, *limits, *operation.errors):
+    again: tuple[type[AkinError], ...] = (Conflict,) if operation.repeatable else ()
+    for error in dict.fromkeys((*COMMON, *limits, *again, *operation.errors)):
         statuses.setdefault(STATUS[error], []).append((error.__doc__ or "").strip().splitlines()[0])
     for status, texts in sorted(statuses.items()):
         answers[str(status.value)] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -227,6 +228,17 @@ def settle(session: Session, image_ids: Collection[int] | None = None) -> None:
             error_detail="the image was deleted before it was searchable",
         )
     )
+
+
+def forget_old(session: Session, kept: timedelta, limit: int) -> int:
+    """Delete imports that were over so long ago, entries first, so many rows at a time; returns how many."""
+    old = (Job.kind == IMPORT, Job.finished_at < now() - kept)
+    entries = select(JobEntry.id).join(Job, Job.id == JobEntry.job_id).where(*old).limit(limit)
+    deleted = session.scalars(delete(JobEntry).where(JobEntry.id.in_(entries)).returning(JobEntry.id)).all()
+    if deleted:
+        return len(deleted)
+    empty = select(Job.id).where(*old, ~exists().where(JobEntry.job_id == Job.id)).limit(limit)
+    return len(session.scalars(delete(Job).where(Job.id.in_(empty)).returning(Job.id)).all())
 
 
 def bytes_awaited(session: Session, sha256: str) -> bool:

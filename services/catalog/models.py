@@ -278,6 +278,12 @@ class Job(Base):
             sqlite_where=text("finished_at IS NULL"),
             postgresql_where=text("finished_at IS NULL"),
         ),
+        Index(
+            "ix_jobs_over",
+            "finished_at",
+            sqlite_where=text("finished_at IS NOT NULL"),
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
         Index("ix_jobs_catalog_id_created_at", "catalog_id", "created_at"),
     )
 
@@ -347,3 +353,22 @@ class Key(Base):
     catalog_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("catalogs.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
     revoked_at: Mapped[datetime | None]
+
+
+class AnsweredRequest(Base):
+    """A request with an Idempotency-Key. `status` and `body` are its answer, None while it is at work."""
+
+    __tablename__ = "answered_requests"
+    __table_args__ = (
+        UniqueConstraint("key_id", "name"),
+        Index("ix_answered_requests_created_at", "created_at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    key_id: Mapped[int] = mapped_column(BigId, ForeignKey("keys.id"))
+    name: Mapped[str] = mapped_column(String(255))
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)

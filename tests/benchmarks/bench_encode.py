@@ -153,7 +153,7 @@ def _onnx_stage(checkpoint: Checkpoint, pixels: Pixels, batch: int) -> Iterator[
 def _resident_stages(pixels: Pixels, encoder: TorchEncoder) -> Iterator[Stage]:
     """The share of the bare forward rate that is left when pictures come from host memory and vectors go back."""
     # On a GPU enough for a steady state, as far as they fit; on a CPU there is nothing to fill.
-    fitting = RESIDENT_PIXELS // encoder.manifest.preprocessing.size ** 2
+    fitting = RESIDENT_PIXELS // encoder.manifest.preprocessing.size**2
     count = max(len(pixels), min(RESIDENT, fitting)) if encoder.device.type == "cuda" else len(pixels)
     many = np.resize(pixels, (count, *pixels.shape[1:]))
     resident = [

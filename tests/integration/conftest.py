@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
-from services import embedding, ingest, reindex
+from services import embedding, housekeeping, ingest, reindex
 from services.api.app import create_app
 from services.bootstrap import prepare
 from services.catalog.catalogs import DEFAULT, by_name
@@ -84,7 +84,7 @@ class Akin:
         reindex.advance(self.services)
         embedding.drain(self.services)
         reindex.advance(self.services)
-        ingest.settle_stragglers(self.services)
+        housekeeping.sweep(self.services)
         ingest.finish_imports(self.services)
 
 
