@@ -34,6 +34,8 @@ MAX_SIGN_IN = 4096
 # Codes that are narrower than their class's own.
 SPECIFIC_CODES: Final[dict[str, tuple[type[AkinError], str]]] = {
     "invalid_json": (InvalidRequest, "The body is not JSON."),
+    "invalid_idempotency_key": (InvalidRequest, "The Idempotency-Key is empty, too long, or has control characters."),
+    "idempotency_key_reused": (InvalidRequest, "The Idempotency-Key was sent with another request."),
     "missing_scope": (Forbidden, "The key lacks the scope that the operation needs."),
     "other_catalog": (Forbidden, "The key is bound to another catalog."),
     "other_origin": (Forbidden, "Another site's page tried to use a signed-in browser."),
@@ -46,6 +48,10 @@ SPECIFIC_CODES: Final[dict[str, tuple[type[AkinError], str]]] = {
     "catalog_exists": (Conflict, "There is a catalog of this name already."),
     "reindex_running": (Conflict, "The catalog is being reindexed already."),
     "reindex_same_encoder": (Conflict, "The live index has this encoder already."),
+    "job_running": (Conflict, "The job still runs: what failed is retried when it is over."),
+    "job_over": (Conflict, "The job is over, or was cancelled."),
+    "not_an_import": (Conflict, "Only imports are cancelled and retried."),
+    "idempotency_key_at_work": (Conflict, "The same request is at work: ask again for its answer."),
 }
 IMAGE_CODES: Final[dict[ImageReason, str]] = {
     ImageReason.EMPTY: "The file has no bytes.",

@@ -24,7 +24,8 @@ def docs(context: BrowserContext, site: Site, console_errors: list[str]) -> Page
 
 def test_every_operation_is_described_with_an_example(docs: Page, site: Site) -> None:
     document = docs.request.get(f"{site.url}/openapi.json").json()
-    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    methods = {o["operationId"]: (method, o) for path in document["paths"].values() for method, o in path.items()}
+    operations = [operation for _, operation in methods.values()]
 
     expect(docs.locator("article.operation")).to_have_count(len(operations))
     for operation in operations:
@@ -32,7 +33,10 @@ def test_every_operation_is_described_with_an_example(docs: Page, site: Site) ->
         text = article.inner_text()
         assert all(parameter["name"] in text for parameter in operation["parameters"])
         assert all(status in text for status in operation["responses"])
+        method = methods[operation["operationId"]][0]
         assert "curl " in text
+        # Without a body curl would send a GET.
+        assert method != "post" or operation.get("requestBody") or "-X POST" in text
         assert "scope " in text
 
 
