@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from services.catalog import ledger
 from services.catalog.database import now
 from services.catalog.models import (
     Catalog,
@@ -116,15 +117,7 @@ def retry_entries(session: Session, job_id: str) -> int:
     failed = (JobEntry.job_id == job_id, JobEntry.state == EntryState.FAILED)
     fresh = {"error_code": None, "error_detail": None}
     encoded = (*failed, exists().where(Image.id == JobEntry.image_id, Image.deleted_at.is_(None)))
-    session.execute(
-        update(Embedding)
-        .where(
-            Embedding.image_id.in_(select(JobEntry.image_id).where(*encoded)),
-            Embedding.state == EmbeddingState.FAILED,
-        )
-        .values(state=EmbeddingState.PENDING, attempts=0, updated_at=now(), **fresh)
-        .execution_options(synchronize_session=False)
-    )
+    ledger.retry_failed(session, select(JobEntry.image_id).where(*encoded))
     unread = (*failed, JobEntry.image_id.is_(None))
     session.execute(
         delete(OrphanBlob)

@@ -181,8 +181,8 @@ def mark_for_retry(session: Session, lease: Lease, embedding_id: int, code: str,
     _leave_lease(session, lease, [embedding_id], state=EmbeddingState.PENDING, error_code=code, error_detail=detail)
 
 
-def retry_failed(session: Session, image_ids: Collection[int]) -> None:
-    """Failed → pending for images that were uploaded again: the bytes or the decoder may be better now."""
+def retry_failed(session: Session, image_ids: Select[int | None] | Collection[int]) -> None:
+    """Failed → pending for images that were uploaded again, or are retried: bytes or decoder may be better now."""
     session.execute(
         update(Embedding)
         .where(Embedding.image_id.in_(image_ids), Embedding.state == EmbeddingState.FAILED)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from services.answers import Job
+from services.cli.following import follow
 from services.cli.target import find_target, target_options
 from services.cli.terminal import open_console, reporting_errors
 from services.client import AkinClient
@@ -45,7 +44,7 @@ def list_jobs(limit: int, url: str | None, key: str | None, catalog: str | None)
 def show(job_id: str, wait: bool, url: str | None, key: str | None, catalog: str | None) -> None:
     """Show one job, with the reasons of its failures."""
     with _connect(url, key, catalog) as client:
-        _print(_followed(client, job_id) if wait else client.job(job_id))
+        _print(follow(client, job_id, job_id[:8]) if wait else client.job(job_id))
 
 
 @jobs.command()
@@ -80,23 +79,11 @@ def retry(job_id: str, wait: bool, url: str | None, key: str | None, catalog: st
     """Give what failed in an import another try, and only that."""
     with _connect(url, key, catalog) as client:
         job = client.retry_job(job_id)
-        _print(_followed(client, job_id) if wait else job)
+        _print(follow(client, job_id, job_id[:8]) if wait else job)
 
 
 def _connect(url: str | None, key: str | None, catalog: str | None) -> AkinClient:
     return find_target(load_settings(), url, key, catalog).connect()
-
-
-def _followed(client: AkinClient, job_id: str) -> Job:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task(job_id[:8])
-        return client.wait(job_id, lambda job: bar.update(task, completed=job.done, total=job.total))
 
 
 def _print(job: Job) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.answers import Job
+from services.cli.following import follow
 from services.cli.target import find_target, target_options
 from services.cli.terminal import reporting_errors
 from services.config import load_settings
@@ -22,21 +20,12 @@ def reindex(encoder: str, wait: bool, url: str | None, key: str | None, catalog:
 
     Searches and uploads go on meanwhile; the new index goes live in one step when it is complete.
     """
-    console = Console(stderr=True)
     with find_target(load_settings(), url, key, catalog).connect() as client:
         job_id = client.reindex(encoder)
         if not wait:
             click.echo(job_id)
             return
-        with Progress(
-            TextColumn("reindexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-        ) as bar:
-            task = bar.add_task("reindexing")
-
-            def show(job: Job) -> None:
-                bar.update(task, completed=job.done, total=job.total)
-
-            job = client.wait(job_id, show)
+        job = follow(client, job_id, "reindexing")
     if job.state == "failed":
         reason = f"{job.error.detail} [{job.error.code}]" if job.error else "unknown"
         raise click.ClickException(f"the reindex failed: {reason}")

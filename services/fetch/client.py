@@ -21,6 +21,8 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 # Servers that say so are worth asking again: overloaded, behind a gateway that lost them, or limiting rates.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_URL = 8192
+# Spaces, control characters and backslashes, which parsers of addresses drop or turn in ways of their own.
+_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def _parsed(url: str) -> httpx.URL:
     Raises:
         FetchRefused: it is not an http or https address, or one of those that parsers disagree about.
     """
-    if len(url) > _LONGEST_URL or re.search(r"[\x00-\x20\x7f\\]", url):
+    if len(url) > _LONGEST_URL or _AMBIGUOUS.search(url):
         raise FetchRefused("the address is too long, or has spaces, control characters or backslashes")
     try:
         parsed = httpx.URL(url)
@@ -242,7 +244,7 @@ def _followed(target: httpx.URL, response: httpcore.Response) -> httpx.URL:
     location = _headers(response).get("location")
     if not location:
         raise FetchFailed(f"{target.host} redirects to nowhere")
-    if re.search(r"[\x00-\x20\x7f\\]", location):
+    if _AMBIGUOUS.search(location):
         raise FetchRefused(f"{target.host} redirects to an address with spaces, control characters or backslashes")
     try:
         followed = str(target.join(location))
