@@ -19,7 +19,8 @@ import migrations
 from services.catalog import catalogs, encoders, indexes, keys
 from services.catalog.database import Database
 from services.catalog.keys import Scope
-from services.catalog.models import Catalog, IndexState
+from services.catalog.models import Catalog
+from services.catalog.states import IndexState
 from services.config import Settings
 from services.encoders import checkpoint
 from services.encoders.shipped import shipped

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.errors import ConfigurationError
 
 MEGABYTE = 1024 * 1024
+GIGABYTE = 1024 * MEGABYTE
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -55,6 +56,19 @@ class Settings(BaseSettings):
     max_image_pixels: Positive = Field(128_000_000, description="largest accepted width × height")
     max_request_bytes: Positive = Field(256 * MEGABYTE, description="largest accepted request body")
     max_import_files: Positive = Field(1000, description="files in one import request")
+    max_archive_bytes: Positive = Field(16 * GIGABYTE, description="largest accepted archive or manifest, in bytes")
+    max_backlog: Positive = Field(
+        100_000, description="pictures of a catalog that may wait; uploads beyond are answered 429"
+    )
+    import_roots: str = Field(
+        "", description="folders and s3://, gs://, az:// prefixes that imports may read, separated by commas"
+    )
+
+    fetch_allow: str = Field(
+        "", description="hosts that may be fetched from although they are not public, separated by commas"
+    )
+    fetch_timeout: Seconds = Field(15.0, description="seconds that fetching one picture may take")
+    fetch_threads: Positive = Field(16, description="pictures that a worker fetches at the same time")
 
     decode_processes: Positive = Field(
         max(1, min(8, os.cpu_count() or 1)), description="decoding processes of a worker"
@@ -114,6 +128,11 @@ class Settings(BaseSettings):
     def milvus_secret(self) -> str:
         """Token of Milvus, empty where it needs none."""
         return self.milvus_token.get_secret_value() if self.milvus_token else ""
+
+
+def listed(value: str) -> list[str]:
+    """The members of a setting that is a list, separated by commas."""
+    return [member.strip() for member in value.split(",") if member.strip()]
 
 
 def load_settings(**overrides: object) -> Settings:

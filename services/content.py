@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
-from services.catalog import jobs
+from services.catalog import entries
 from services.catalog.database import now
 from services.catalog.models import Image, OrphanBlob
 from services.errors import NotFound
@@ -26,9 +25,14 @@ PIECE_BYTES = 64 * 1024 * 1024
 
 def store(services: Services, data: bytes) -> str:
     """Put bytes under their SHA-256, which is returned."""
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256_of(data)
     services.blobs.put(key_of(sha256), data)
     return sha256
+
+
+def sha256_of(data: bytes) -> str:
+    """What bytes are known by: 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def ensure_stored(services: Services, blobs: Mapping[str, bytes]) -> None:
@@ -55,9 +59,9 @@ def pieces(services: Services, hashes: Sequence[str]) -> Iterator[list[tuple[int
         yield piece
 
 
-def claim_orphans(session: Session, hashes: Collection[str]) -> None:
-    """Keep bytes that rows of this transaction refer to from collection; see `collect_orphans`."""
-    session.execute(delete(OrphanBlob).where(OrphanBlob.sha256.in_(hashes)))
+def source_key(job_id: str) -> str:
+    """Where the archive or manifest of an import is kept."""
+    return f"sources/{job_id}"
 
 
 def collect_orphans(services: Services, seconds: float = TASK_SECONDS) -> int:
@@ -79,7 +83,7 @@ def collect_orphans(services: Services, seconds: float = TASK_SECONDS) -> int:
             if orphan is None:
                 return collected
             session.delete(orphan)
-            if not jobs.bytes_awaited(session, orphan.sha256):
+            if not entries.bytes_awaited(session, orphan.sha256):
                 for size in SIZES:
                     services.blobs.delete(_thumbnail_key(orphan.sha256, size))
                 services.blobs.delete(key_of(orphan.sha256))

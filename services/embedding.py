@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services import content
-from services.catalog import indexes, jobs, ledger
+from services.catalog import entries, indexes, ledger, removal
 from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
 from services.catalog.models import IndexRow
@@ -111,7 +111,7 @@ def _claim(services: Services, index_id: int) -> tuple[Lease, IndexRow] | None:
         index = indexes.get(session, index_id)
         exhausted = ledger.recover(session, index_id, settings.max_attempts)
         if exhausted:
-            jobs.settle(session, exhausted)
+            entries.settle(session, exhausted)
         lease = ledger.claim(
             session, index_id, limit=settings.embed_batch, lease=timedelta(seconds=settings.lease_seconds)
         )
@@ -220,7 +220,7 @@ def _mark(services: Services, batch: Batch, good: list[Claim], degenerate: list[
             mark = ledger.mark_for_retry if error.reason in RETRIED else ledger.mark_failed
             mark(session, batch.lease, claim.embedding_id, error.code, error.detail)
         abandoned = ledger.abandoned(session, batch.lease, written - marked) if written - marked else []
-        jobs.settle(session, [claim.image_id for claim in batch.lease.claims])
+        entries.settle(session, [claim.image_id for claim in batch.lease.claims])
     if abandoned:
         services.vectors.delete(batch.collection, abandoned)
     return len(marked)
@@ -238,7 +238,7 @@ def purge(services: Services, seconds: float = TASK_SECONDS) -> int:
     purged = 0
     while time.monotonic() < until:
         with services.database.reading() as session:
-            deletion = ledger.deletable(session, PURGE_AT_ONCE)
+            deletion = removal.deletable(session, PURGE_AT_ONCE)
         if deletion is None:
             break
         try:
@@ -250,6 +250,6 @@ def purge(services: Services, seconds: float = TASK_SECONDS) -> int:
             logger.warning("Milvus still holds %d deleted vectors of %s", len(left), deletion.collection)
             break
         with services.database.transaction() as session:
-            ledger.forget(session, deletion)
+            removal.forget(session, deletion)
         purged += len(deletion.image_ids)
     return purged

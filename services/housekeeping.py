@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from services.catalog import answered, jobs
+from services.catalog import answered, entries, jobs
 from services.wiring import Services
 
 TASK_SECONDS = 20.0
@@ -19,7 +19,7 @@ def sweep(services: Services, seconds: float = TASK_SECONDS) -> None:
     What the time does not suffice for is left to the next run.
     """
     with services.database.transaction() as session:
-        jobs.settle(session)
+        entries.settle(session)
     until = time.monotonic() + seconds
     kept = timedelta(days=services.settings.job_history_days)
     for forget in (answered.forget_old, lambda session, limit: jobs.forget_old(session, kept, limit)):

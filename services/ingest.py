@@ -1,35 +1,33 @@
-"""Accepting pictures: bytes to the blob store, rows to the catalog, a wake-up to the workers.
+"""Taking pictures in: one whose answer can say what is wrong with it, or an import that a worker goes through.
 
-An import is accepted in two steps: the request stores bytes and entries (`start_import`), a worker looks at
-the bytes (`accept_entries`). A single upload does both at once (`accept`), so its answer can say what is wrong.
+An import is a job with entries. Those of uploaded files and of lists of addresses are made at once; those of an
+archive, a folder, an object-store prefix or a manifest are listed by a worker (services/listing.py). Workers then
+look at each (services/accepting.py), and finish the job (services/finishing.py).
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from services import content
-from services.catalog import catalogs, items, jobs, ledger
+from services.additions import add, entry_state
+from services.catalog import catalogs, entries, jobs, ledger, removal
 from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
-from services.catalog.models import EmbeddingState, EntryState, Job, JobEntry, JobState
-from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
-from services.jobs import leave_out
+from services.catalog.models import Job, JobEntry, Webhook
+from services.catalog.states import EntryState, ImportMode, JobState, Priority
+from services.errors import Overloaded
 from services.queue import Task
 from services.wiring import Services
 
-logger = logging.getLogger(__name__)
-
-ENTRIES_AT_ONCE = 64
-JOBS_AT_ONCE = 500
-TASK_SECONDS = 20.0
+# What a full backlog tells clients to wait.
+RETRY_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,22 @@ class Upload:
 
 
 @dataclass(frozen=True)
+class Address:
+    """One picture that is to be fetched."""
+
+    url: str
+    item: ItemFields
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an import treats what is there, and who is told of its end."""
+
+    mode: ImportMode = ImportMode.UPSERT
+    webhook: str | None = None
+
+
+@dataclass(frozen=True)
 class Accepted:
     """What became of a single upload. `created` is False where the item had these bytes before."""
 
@@ -50,149 +64,173 @@ class Accepted:
     created: bool
 
 
+def check_backlog(services: Services, catalog_id: int) -> None:
+    """Refuse further uploads while too many pictures of the catalog wait.
+
+    Raises:
+        Overloaded: they do.
+    """
+    most = services.settings.max_backlog
+    with services.database.reading() as session:
+        waiting = ledger.waiting(session, most, catalog_id)
+        if waiting < most:
+            waiting += entries.waiting(session, catalog_id, most - waiting)
+    if waiting >= most:
+        raise Overloaded(
+            f"{most:,} pictures of this catalog wait to be embedded: try again later", retry_after=RETRY_SECONDS
+        )
+
+
 def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
     """Take one picture in; it is searchable once its job has finished.
 
     Raises:
         ImageRejected: the bytes are not a picture that can be embedded.
+        Overloaded: too many pictures wait.
     """
+    check_backlog(services, catalog_id)
     info = services.decoder.verify(upload.data)
     sha256 = content.store(services, upload.data)
     picture = Picture(sha256, info.format, info.media_type, info.width, info.height, len(upload.data))
     with services.database.transaction() as session:
         catalogs.lock_shared(session, catalog_id)
-        ((image_id, created),) = _add(session, catalog_id, [(upload.item, picture)])
-        content.claim_orphans(session, [sha256])
-        job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=1, state=JobState.RUNNING, started_at=now())
-        session.add(job)
-        session.flush()
-        entry = JobEntry(job_id=job.id, ref=upload.ref, item=asdict(upload.item), sha256=sha256, image_id=image_id)
-        _set_accepted(session, entry, image_id, created)
-        session.add(entry)
-        if entry.state is EntryState.UNCHANGED:
+        (added,) = add(session, catalog_id, [(upload.item, picture)], Priority.UPLOAD)
+        removal.keep_orphans(session, [sha256])
+        job = _open_job(session, catalog_id, {"kind": "files"}, Options(), total=1)
+        jobs.start(job)
+        state = entry_state(session, added)
+        session.add(
+            JobEntry(
+                job_id=job.id,
+                ref=upload.ref,
+                item=asdict(upload.item),
+                sha256=sha256,
+                state=state,
+                item_pk=added.item_pk,
+                image_id=added.image_id,
+            )
+        )
+        if state is EntryState.UNCHANGED:
             jobs.finish(job, with_errors=False)
     content.ensure_stored(services, {sha256: upload.data})
     services.queue.wake(Task.EMBED)
-    return Accepted(image_id, job.id, created)
+    return Accepted(added.image_id, job.id, added.created)
 
 
-def start_import(services: Services, catalog_id: int, uploads: Iterable[Upload]) -> str:
-    """Store the bytes of many pictures and open a job for them; returns the job's id."""
+def start_import(services: Services, catalog_id: int, uploads: Iterable[Upload], options: Options | None = None) -> str:
+    """Store the bytes of many pictures and open a job for them; returns the job's id.
+
+    Raises:
+        Overloaded: too many pictures wait.
+    """
+    check_backlog(services, catalog_id)
     uploads = list(uploads)
     hashes = [content.store(services, upload.data) for upload in uploads]
-    with services.database.transaction() as session:
-        job = Job(catalog_id=catalog_id, kind=jobs.IMPORT, total=len(uploads))
-        session.add(job)
-        session.flush()
-        entries = [
-            {"job_id": job.id, "ref": upload.ref, "item": asdict(upload.item), "sha256": sha256}
-            for upload, sha256 in zip(uploads, hashes, strict=True)
-        ]
-        session.execute(insert(JobEntry), entries)
-        content.claim_orphans(session, hashes)
+    rows = [
+        {"ref": upload.ref, "item": asdict(upload.item), "sha256": sha256}
+        for upload, sha256 in zip(uploads, hashes, strict=True)
+    ]
+    job_id = _open_listed(services, catalog_id, {"kind": "files"}, rows, options or Options())
     content.ensure_stored(services, dict(zip(hashes, (upload.data for upload in uploads), strict=True)))
+    return job_id
+
+
+def start_fetching(
+    services: Services, catalog_id: int, addresses: Sequence[Address], options: Options | None = None
+) -> str:
+    """Open a job for pictures that workers are to fetch; returns its id.
+
+    Raises:
+        Overloaded: too many pictures wait.
+    """
+    check_backlog(services, catalog_id)
+    rows = [{"ref": address.url, "item": asdict(address.item), "url": address.url} for address in addresses]
+    return _open_listed(services, catalog_id, {"kind": "urls"}, rows, options or Options())
+
+
+def start_stored(
+    services: Services, catalog_id: int, chunks: Iterator[bytes], source: Mapping[str, Any], options: Options
+) -> str:
+    """Store an archive or a manifest as it arrives, and open a job for what it names; returns the job's id.
+
+    Args:
+        source: `form` is "archive" or "manifest"; a manifest may have a `media_type`, and a `base` for its paths.
+
+    Raises:
+        Overloaded: too many pictures wait.
+        TooLarge: it is over AKIN_MAX_ARCHIVE_BYTES.
+    """
+    check_backlog(services, catalog_id)
+    job_id = uuid.uuid4().hex
+    services.blobs.put_stream(content.source_key(job_id), chunks, services.settings.max_archive_bytes)
+    try:
+        return _open_unlisted(services, catalog_id, {"kind": "stored", **source}, options, job_id)
+    except BaseException:
+        services.blobs.delete(content.source_key(job_id))
+        raise
+
+
+def start_located(services: Services, catalog_id: int, source: Mapping[str, Any], options: Options) -> str:
+    """Open a job for what lies at a place that workers read: a folder, a prefix, or the address of a manifest.
+
+    Args:
+        source: `kind` "location" with a `location` under a configured root; or `kind` "url" with the `url` of a
+            manifest or an archive, and a `base` for the paths of a manifest.
+
+    Raises:
+        Forbidden: no configured root holds the place.
+        Overloaded: too many pictures wait.
+    """
+    check_backlog(services, catalog_id)
+    return _open_unlisted(services, catalog_id, source, options, uuid.uuid4().hex)
+
+
+def _open_unlisted(
+    services: Services, catalog_id: int, source: Mapping[str, Any], options: Options, job_id: str
+) -> str:
+    for place in (source.get("location"), source.get("base")):
+        if place is not None:
+            services.roots.open(place).close()
+    with services.database.transaction() as session:
+        _open_job(session, catalog_id, source, options, job_id=job_id)
+    services.queue.wake(Task.IMPORTS)
+    return job_id
+
+
+def _open_listed(
+    services: Services, catalog_id: int, source: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], options: Options
+) -> str:
+    with services.database.transaction() as session:
+        job = _open_job(session, catalog_id, source, options, total=len(rows))
+        session.execute(insert(JobEntry), [{"job_id": job.id, "due_at": now(), **row} for row in rows])
+        removal.keep_orphans(session, {row["sha256"] for row in rows if "sha256" in row})
     services.queue.wake(Task.IMPORTS)
     return job.id
 
 
-def accept_pending(services: Services, seconds: float = TASK_SECONDS) -> None:
-    """Accept entries of imports until there are none or the time is up; then the next run is in the queue."""
-    until = time.monotonic() + seconds
-    while accept_entries(services):
-        if time.monotonic() > until:
-            services.queue.wake(Task.IMPORTS)
-            return
-
-
-def accept_entries(services: Services) -> bool:
-    """Look at the next pending entries of the oldest import that has any; False where there are none.
-
-    The pictures are looked at outside of any transaction; an entry that another worker settled meanwhile is left.
-    """
-    with services.database.reading() as session:
-        job = jobs.next_import(session)
-        entries = jobs.pending_entries(session, job.id, ENTRIES_AT_ONCE) if job else []
-    if job is None:
-        return False
-    looked = {} if job.state == JobState.CANCELLED else _inspect(services, entries)
-    with services.database.transaction() as session:
-        # Locked: a cancel comes before these entries are accepted, or after.
-        job = jobs.get(session, job.id, lock=True)
-        if job.state == JobState.CANCELLED:
-            leave_out(session, job.id)
-            return True
-        jobs.start(job)
-        catalogs.lock_shared(session, job.catalog_id)
-        _settle_entries(session, job.catalog_id, jobs.still_pending(session, list(looked)), looked)
-    services.queue.wake(Task.EMBED)
-    services.queue.wake(Task.FINISH)
-    return True
-
-
-def _inspect(services: Services, entries: Sequence[JobEntry]) -> dict[int, Picture | ImageRejected]:
-    looked: dict[int, Picture | ImageRejected] = {}
-    for piece in content.pieces(services, [entry.sha256 for entry in entries]):
-        found = [(entries[position], data) for position, data in piece if data is not None]
-        headers = services.decoder.inspect_many([data for _, data in found])
-        for (entry, data), info in zip(found, headers, strict=True):
-            looked[entry.id] = (
-                info
-                if isinstance(info, ImageRejected)
-                else Picture(entry.sha256, info.format, info.media_type, info.width, info.height, len(data))
-            )
-    gone = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
-    return {entry.id: looked.get(entry.id, gone) for entry in entries}
-
-
-def _settle_entries(
-    session: Session, catalog_id: int, entries: Sequence[JobEntry], looked: Mapping[int, Picture | ImageRejected]
-) -> None:
-    good: list[tuple[JobEntry, Picture]] = []
-    for entry in entries:
-        outcome = looked[entry.id]
-        if isinstance(outcome, ImageRejected):
-            entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, outcome.code, outcome.detail
-            ledger.note_orphans(session, [entry.sha256])
-        else:
-            good.append((entry, outcome))
-    added = _add(session, catalog_id, [(ItemFields(**entry.item), picture) for entry, picture in good])
-    for (entry, _), (image_id, created) in zip(good, added, strict=True):
-        _set_accepted(session, entry, image_id, created)
-
-
-def _add(session: Session, catalog_id: int, wanted: Sequence[tuple[ItemFields, Picture]]) -> list[tuple[int, bool]]:
-    """Items, images and, for new images, ledger rows; returns for each the image's id and whether it is new."""
-    if not wanted:
-        return []
-    item_pks = items.upsert(session, catalog_id, [fields for fields, _ in wanted])
-    added = items.add_images(session, catalog_id, [(item_pks[fields.item_id], picture) for fields, picture in wanted])
-    ledger.open_rows(session, [image_id for image_id, created in added if created], catalog_id)
-    ledger.retry_failed(session, [image_id for image_id, created in added if not created])
-    return added
-
-
-def _set_accepted(session: Session, entry: JobEntry, image_id: int, created: bool) -> None:
-    row = None if created else ledger.live_row(session, image_id)
-    searchable = row is not None and row.state == EmbeddingState.INDEXED
-    entry.image_id = image_id
-    entry.state = EntryState.UNCHANGED if searchable else EntryState.ACCEPTED
-
-
-def finish_imports(services: Services) -> None:
-    """Finish imports whose every entry is settled, once a search is sure to see their vectors."""
-    with services.database.reading() as session:
-        settled: dict[int, list[str]] = defaultdict(list)
-        for job in jobs.settled_imports(session, JOBS_AT_ONCE):
-            settled[job.catalog_id].append(job.id)
-        collections = {catalog_id: catalogs.live_index(session, catalog_id).collection for catalog_id in settled}
-    for catalog_id, job_ids in settled.items():
-        # What Milvus acknowledged may not be visible to a search yet; after one Strong query it is.
-        try:
-            services.vectors.barrier(collections[catalog_id])
-        except NotFound:
-            pass  # no picture was ever embedded: the imports only had failures
-        except Unavailable as error:
-            logger.warning("%d imports wait for their barrier: %s", len(job_ids), error)
-            continue
-        with services.database.transaction() as session:
-            jobs.finish_imports(session, job_ids)
+def _open_job(
+    session: Session,
+    catalog_id: int,
+    source: Mapping[str, Any],
+    options: Options,
+    *,
+    job_id: str | None = None,
+    total: int | None = None,
+) -> Job:
+    """An import's row. With a total all its entries are known."""
+    job = Job(
+        id=job_id or uuid.uuid4().hex,
+        catalog_id=catalog_id,
+        kind=jobs.IMPORT,
+        state=JobState.QUEUED,
+        mode=options.mode,
+        source=dict(source),
+        total=total or 0,
+        listed_at=None if total is None else now(),
+    )
+    session.add(job)
+    session.flush()
+    if options.webhook is not None:
+        session.add(Webhook(job_id=job.id, url=options.webhook, due_at=now()))
+        session.flush()
+    return job

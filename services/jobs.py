@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
-from services.catalog import jobs, ledger
-from services.catalog.models import Job, JobState
+from services.catalog import entries, jobs
+from services.catalog.models import Job
+from services.catalog.states import JobState
 from services.errors import Conflict
 from services.queue import Task
 from services.wiring import Services
 
-# Entries that a cancelled import leaves out in one transaction.
-CANCELLED_AT_ONCE = 1_000
-
 
 def cancel(services: Services, catalog_id: int, job_id: str) -> None:
-    """Stop an import: nothing more of it is accepted. Cancelling it again changes nothing.
+    """Stop an import or a deletion: nothing more of it is done. Cancelling it again changes nothing.
 
-    Pictures accepted so far stay, and become searchable.
+    Pictures accepted so far stay, and become searchable; what was deleted is deleted.
 
     Raises:
         NotFound: the catalog has no such job.
-        Conflict: it is over, or is no import.
+        Conflict: it is over, or of a kind that cannot be stopped half-way.
     """
     with services.database.transaction() as session:
-        job = _import(session, catalog_id, job_id)
+        job = _of_kind(session, catalog_id, job_id, [jobs.IMPORT, jobs.DELETE])
+        if "catalog_id" in job.source:
+            raise Conflict("a catalog that is being deleted cannot be brought back", code="not_cancellable")
         if job.state == JobState.CANCELLED:
             return
         if job.finished_at is not None:
             raise Conflict("the job is over: there is nothing left to cancel", code="job_over")
         jobs.cancel(job)
     services.queue.wake(Task.IMPORTS)
-
-
-def leave_out(session: Session, job_id: str) -> None:
-    """Leave out the next entries of a cancelled import; nothing refers to their bytes any more."""
-    ledger.note_orphans(session, jobs.cancel_entries(session, job_id, CANCELLED_AT_ONCE))
 
 
 def retry(services: Services, catalog_id: int, job_id: str) -> int:
@@ -46,21 +43,21 @@ def retry(services: Services, catalog_id: int, job_id: str) -> int:
         Conflict: it still runs, was cancelled, or is no import.
     """
     with services.database.transaction() as session:
-        job = _import(session, catalog_id, job_id)
+        job = _of_kind(session, catalog_id, job_id, [jobs.IMPORT])
         if job.finished_at is None:
             raise Conflict("the job still runs: retry what failed when it is over", code="job_running")
         if job.state == JobState.CANCELLED:
             raise Conflict("the job was cancelled: import its pictures again", code="job_over")
-        count = jobs.retry_entries(session, job_id)
+        count = entries.retry(session, job_id)
         if count:
-            jobs.reopen(job)
+            jobs.reopen(session, job)
     services.queue.wake(Task.IMPORTS)
     services.queue.wake(Task.EMBED)
     return count
 
 
-def _import(session: Session, catalog_id: int, job_id: str) -> Job:
+def _of_kind(session: Session, catalog_id: int, job_id: str, kinds: Sequence[str]) -> Job:
     job = jobs.get(session, job_id, catalog_id, lock=True)
-    if job.kind != jobs.IMPORT:
-        raise Conflict(f"a job of kind {job.kind} is neither cancelled nor retried", code="not_an_import")
+    if job.kind not in kinds:
+        raise Conflict(f"this cannot be done with a job of kind {job.kind}", code="wrong_kind_of_job")
     return job

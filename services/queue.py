@@ -31,19 +31,25 @@ class Task(StrEnum):
     EMBED = "akin.embed"
     IMPORTS = "akin.imports"
     FINISH = "akin.finish"
+    NOTIFY = "akin.notify"
     REINDEX = "akin.reindex"
     SWEEP = "akin.sweep"
     PURGE = "akin.purge"
+    DELETE = "akin.delete"
+    AUDIT = "akin.audit"
 
 
-# Purge and reindex write to Milvus, and Milvus Lite wants one writer: they share the queue of embed.
+# Purge and audit write to Milvus, and Milvus Lite wants one writer: they share the queue of embed.
 ROUTES = {
     Task.EMBED: "embed",
     Task.PURGE: "embed",
+    Task.AUDIT: "embed",
     Task.IMPORTS: "imports",
     Task.FINISH: "maintenance",
+    Task.NOTIFY: "maintenance",
     Task.REINDEX: "maintenance",
     Task.SWEEP: "maintenance",
+    Task.DELETE: "maintenance",
 }
 
 

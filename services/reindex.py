@@ -13,8 +13,10 @@ import time
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from services.catalog import catalogs, encoders, indexes, jobs, ledger
-from services.catalog.models import Catalog, EmbeddingState, IndexRow, IndexState, Job
+from services.catalog import catalogs, encoders, entries, indexes, jobs, ledger, removal
+from services.catalog.database import now
+from services.catalog.models import Catalog, IndexRow, Job
+from services.catalog.states import EmbeddingState, IndexState
 from services.errors import Conflict, NotFound
 from services.queue import Task
 from services.wiring import Services
@@ -41,7 +43,9 @@ def start(services: Services, catalog_id: int, encoder_ref: str) -> str:
             encoder = encoders.by_ref(session, encoder_ref)
             if catalogs.live_index(session, catalog_id).encoder_id == encoder.id:
                 raise Conflict(f"the live index has the encoder {encoder.ref} already", code="reindex_same_encoder")
-            job = Job(catalog_id=catalog.id, kind=jobs.REINDEX, total=images, result={"encoder": encoder.ref})
+            job = Job(
+                catalog_id=catalog.id, kind=jobs.REINDEX, total=images, result={"encoder": encoder.ref}, listed_at=now()
+            )
             session.add(job)
             session.flush()
             indexes.create(session, catalog_id, encoder.id, IndexState.BUILDING, job.id)
@@ -134,7 +138,7 @@ def _switch_or_fail(session: Session, catalog: Catalog, index: IndexRow) -> None
         jobs.fail(job, "reindex_incomplete", f"{lost} searchable pictures failed with the new encoder; nothing changed")
         return
     indexes.switch(session, catalog, index)
-    jobs.settle(session)
+    entries.settle(session)
     jobs.finish(job, with_errors=failed > 0)
 
 
@@ -151,12 +155,12 @@ def drop_retired(services: Services, seconds: float = TASK_SECONDS) -> None:
         cast_off = [
             (index.id, index.collection)
             for index in indexes.cast_off(session)
-            if not ledger.may_be_written(session, index.id)
+            if not removal.may_be_written(session, index.id)
         ]
     for index_id, collection in cast_off:
         while True:
             with services.database.transaction() as session:
-                if not ledger.clear_index(session, index_id, CLEAR_AT_ONCE):
+                if not removal.clear_index(session, index_id, CLEAR_AT_ONCE):
                     break
             if time.monotonic() > until:
                 return

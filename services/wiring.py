@@ -8,12 +8,17 @@ from functools import cached_property
 import redis
 
 from services.catalog.database import Database
-from services.config import Settings
+from services.config import Settings, listed
 from services.encode_call import QueryEncoder
 from services.encoders.registry import EncoderRegistry
+from services.fetch.client import Fetcher
+from services.fetch.client import Limits as FetchLimits
+from services.fetch.guard import Guard
 from services.images.decode import Limits
 from services.images.pool import DecodePool
 from services.queue import TaskQueue
+from services.sources.roots import Roots
+from services.sources.walks import Walks
 from services.storage.blobs import BlobStore
 from services.vectors.base import VectorStore
 
@@ -62,6 +67,22 @@ class Services:
         return QueryEncoder(self.redis, queue_limit=self.settings.query_queue, deadline=self.settings.query_deadline)
 
     @cached_property
+    def fetcher(self) -> Fetcher:
+        """Files of public servers."""
+        settings = self.settings
+        return Fetcher(Guard(listed(settings.fetch_allow)), FetchLimits(seconds=settings.fetch_timeout))
+
+    @cached_property
+    def roots(self) -> Roots:
+        """Folders and object-store prefixes that imports may read."""
+        return Roots(listed(self.settings.import_roots))
+
+    @cached_property
+    def walks(self) -> Walks:
+        """Sources of imports that this process has open."""
+        return Walks()
+
+    @cached_property
     def limits(self) -> Limits:
         """What a picture may weigh."""
         return Limits(max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels)
@@ -91,7 +112,7 @@ class Services:
     def close(self) -> None:
         """Stop what was started."""
         started = vars(self)
-        for name in ("decoder", "vectors", "redis", "database"):
+        for name in ("decoder", "walks", "fetcher", "vectors", "redis", "database"):
             if name in started:
                 started[name].close()
 

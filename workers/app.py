@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown
 
-from services import content, embedding, housekeeping, ingest, reindex
+from services import accepting, content, deletion, embedding, finishing, housekeeping, reindex, webhooks
 from services.config import load_settings
 from services.queue import ROUTES, Task, celery_app
 from services.wiring import Services, build
@@ -46,14 +46,28 @@ def purge() -> None:
 def imports() -> None:
     """Accept the entries of imports."""
     services().queue.taken(Task.IMPORTS)
-    ingest.accept_pending(services())
+    accepting.accept_pending(services())
+
+
+@app.task(name=Task.DELETE.value)
+def delete() -> None:
+    """Go on with deletions."""
+    services().queue.taken(Task.DELETE)
+    deletion.advance(services())
 
 
 @app.task(name=Task.FINISH.value)
 def finish() -> None:
     """Finish imports whose every entry is settled."""
     services().queue.taken(Task.FINISH)
-    ingest.finish_imports(services())
+    finishing.finish_imports(services())
+
+
+@app.task(name=Task.NOTIFY.value)
+def notify() -> None:
+    """Tell webhooks of jobs that are over."""
+    services().queue.taken(Task.NOTIFY)
+    webhooks.deliver(services())
 
 
 @app.task(name=Task.SWEEP.value)

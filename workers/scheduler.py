@@ -18,9 +18,12 @@ EVERY: Mapping[Task, int] = {
     Task.EMBED: 1,
     Task.IMPORTS: 1,
     Task.FINISH: 1,
+    Task.NOTIFY: 1,
     Task.REINDEX: 1,
     Task.PURGE: 15,
     Task.SWEEP: 15,
+    Task.DELETE: 1,
+    Task.AUDIT: 1,
 }
 
 

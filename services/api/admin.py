@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from services import reindex
+from services import deletion, reindex
 from services.api import present
 from services.api.auth import Caller
 from services.api.contract import Call, Router
@@ -52,6 +52,21 @@ def add_catalog(call: Call[None, CatalogCreate]) -> CatalogOut:
     encoder = call.body.encoder or call.services.settings.default_encoder
     with call.services.database.transaction() as session:
         return present.catalog(session, create_catalog(session, call.body.name, encoder))
+
+
+@router.route(
+    "DELETE",
+    "/v1/catalogs/<name>",
+    scope=Scope.ADMIN,
+    status=HTTPStatus.ACCEPTED,
+    returns=JobStarted,
+    errors=(Conflict,),
+)
+def delete_catalog(call: Call[None, None], name: str) -> JobStarted:
+    """Delete a catalog with all it holds. It is gone at once, and so are its keys; a job removes what it held."""
+    _refuse_bound(call.caller)
+    job_id = deletion.start_catalog(call.services, name, call.caller.catalog_id)
+    return JobStarted(job_id=job_id, links={"job": f"/v1/jobs/{job_id}"})
 
 
 @router.route("GET", "/v1/encoders", scope=Scope.SEARCH, returns=EncoderList)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from contextlib import suppress
-from tempfile import NamedTemporaryFile
-
 from flask import Flask, Response
 from werkzeug.routing import IntegerConverter, Map
 
-from services.api import admin, errors, health, images, imports, items, openapi, pages, search
+from services.api import admin, errors, health, images, imports, items, jobs, openapi, pages, search
 from services.api.contract import check_address
-from services.config import MEGABYTE, Settings
+from services.api.snapshots import Snapshots
+from services.config import MEGABYTE
+from services.secret_key import secret_key
 from services.wiring import Services
 
-ROUTERS = (images.router, imports.router, items.router, search.router, admin.router)
+ROUTERS = (images.router, imports.router, jobs.router, items.router, search.router, admin.router)
 MAX_FORM_TEXT = 16 * MEGABYTE
 
 HEADERS = {
@@ -47,7 +44,7 @@ def create_app(services: Services) -> Flask:
     app = Flask("services.api")
     app.url_map.converters["id64"] = Id64
     app.config.update(
-        SECRET_KEY=_secret_key(settings),
+        SECRET_KEY=secret_key(settings),
         SESSION_COOKIE_NAME="akin",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
@@ -60,6 +57,7 @@ def create_app(services: Services) -> Flask:
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["akin"] = services
+    app.extensions[jobs.SNAPSHOTS] = Snapshots()
     errors.install(app)
     app.before_request(check_address)
     app.after_request(_harden)
@@ -75,17 +73,3 @@ def _harden(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
-
-
-def _secret_key(settings: Settings) -> str:
-    """The configured key of session cookies, or one made once and kept in the data directory."""
-    if settings.secret_key:
-        return settings.secret_key.get_secret_value()
-    path = settings.data_dir / "secret"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Several API processes may start at once: the first to link its file decides, and no one sees half a file.
-    with NamedTemporaryFile("w", dir=path.parent) as draft, suppress(FileExistsError):
-        draft.write(secrets.token_urlsafe(32))
-        draft.flush()
-        os.link(draft.name, path)
-    return path.read_text()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from http import HTTPStatus
@@ -15,9 +16,9 @@ from werkzeug.datastructures import FileStorage
 
 from services.api.auth import Caller, authenticate
 from services.api.errors import invalid
-from services.api.fields import parse_json
 from services.api.idempotency import HEADER, fingerprint_of, once
 from services.api.schemas import NoQuery
+from services.catalog.fields import parse_json
 from services.catalog.keys import Scope
 from services.errors import AkinError, InvalidRequest
 from services.wiring import Services
@@ -27,6 +28,7 @@ BodyT = TypeVar("BodyT", bound=BaseModel | None)
 
 JSON = "application/json"
 FORM = "multipart/form-data"
+CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Call(Generic[QueryT, BodyT]):
     query: QueryT
     body: BodyT
     files: tuple[FileStorage, ...]
+    # The body as it arrives, of routes that are declared as streams; `media_type` is what the client calls it.
+    chunks: Iterator[bytes]
+    media_type: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Operation:
     media_types: tuple[str, ...]
     errors: tuple[type[AkinError], ...]
     repeatable: bool
+    stream: bool
+    versioned: bool
 
 
 class Router:
@@ -84,6 +91,8 @@ class Router:
         media_types: tuple[str, ...] = (),
         errors: tuple[type[AkinError], ...] = (),
         repeatable: bool = True,
+        stream: bool = False,
+        versioned: bool = False,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Declare a route.
 
@@ -94,6 +103,8 @@ class Router:
             media_types: what the function's own Response may contain instead of JSON.
             errors: beyond those that every route can raise.
             repeatable: a POST may have an Idempotency-Key; not where the answer is a secret, which is not kept.
+            stream: the body is read by the function, piece by piece, and may be of AKIN_MAX_ARCHIVE_BYTES.
+            versioned: the answer has an ETag, made of the answer's `version()`, and is 304 to who has it.
         """
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +112,7 @@ class Router:
             self.operations.append(
                 Operation(
                     method, path, function.__name__, summary, description.strip(), scope, query, body, accepts, files,
-                    status, returns, media_types, errors, repeatable and method == "POST",
+                    status, returns, media_types, errors, repeatable and method == "POST", stream, versioned,
                 )
             )  # fmt: skip
 
@@ -112,17 +123,27 @@ class Router:
                 if bulk:
                     request.max_content_length = services.settings.max_request_bytes
                 checked = _checked(query or NoQuery, request.args.to_dict(), ignore="catalog")
-                sent, attached = _body(accepts, files) if body else ({}, ())
+                sent: Any = {}
+                attached: tuple[FileStorage, ...] = ()
+                if stream:
+                    _check_type(accepts)
+                    request.max_content_length = services.settings.max_archive_bytes
+                    # The bytes themselves are not known yet when an earlier answer is looked for.
+                    sent = {"length": request.content_length, "type": request.mimetype}
+                elif body:
+                    sent, attached = _body(accepts, files)
                 call = Call(
                     services,
                     caller,
                     checked if query else None,
                     _checked(body, sent) if body else None,
                     attached,
+                    _chunks(),
+                    request.mimetype,
                 )
 
                 def do() -> Response:
-                    return _answer(function(call, **path_arguments), status)
+                    return _answer(function(call, **path_arguments), status, versioned)
 
                 name = request.headers.get(HEADER) if method == "POST" and repeatable else None
                 if name is None:
@@ -137,8 +158,7 @@ class Router:
 
 def _body(accepts: tuple[str, ...], files: tuple[str, ...]) -> tuple[Any, tuple[FileStorage, ...]]:
     """What was sent, as the members of the body's type, and its files."""
-    if request.mimetype not in accepts:
-        raise InvalidRequest(f"send {' or '.join(accepts)}, not {request.mimetype or 'a body without a type'}")
+    _check_type(accepts)
     if request.mimetype == JSON:
         return json_body(), ()
     sent: dict[str, Any] = {}
@@ -152,6 +172,16 @@ def _body(accepts: tuple[str, ...], files: tuple[str, ...]) -> tuple[Any, tuple[
         # A text member, such as a manifest, may be sent as a file.
         sent[name] = [part.read() for part in parts] if name == "files" else _single(name, parts, name in files)
     return sent, tuple(attached)
+
+
+def _check_type(accepts: tuple[str, ...]) -> None:
+    if request.mimetype not in accepts:
+        raise InvalidRequest(f"send {' or '.join(accepts)}, not {request.mimetype or 'a body without a type'}")
+
+
+def _chunks() -> Iterator[bytes]:
+    while chunk := request.stream.read(CHUNK_BYTES):
+        yield chunk
 
 
 def json_body() -> object:
@@ -185,13 +215,17 @@ def _checked(model: type[BaseModel], sent: Mapping[str, Any], ignore: str = "") 
         raise invalid(error) from error
 
 
-def _answer(result: Any, status: HTTPStatus) -> Response:
+def _answer(result: Any, status: HTTPStatus, versioned: bool = False) -> Response:
     if isinstance(result, Response):
         return result
     if result is None:
         return Response(status=status)
     response = jsonify(result.model_dump(mode="json"))
     response.status_code = status
+    if versioned:
+        response.set_etag(hashlib.sha256(repr(result.version()).encode()).hexdigest()[:32], weak=True)
+        response.headers["Cache-Control"] = "private, no-cache"
+        response.make_conditional(request)
     return response
 
 

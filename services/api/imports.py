@@ -1,37 +1,42 @@
-"""Bulk upload, and jobs."""
+"""Bulk ingestion: pictures of a request, of archives, manifests, folders and object stores, and of other servers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
-from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from pydantic import TypeAdapter, ValidationError
-
-from services import ingest
-from services.api import present
+from services import ingest, webhooks
 from services.api.contract import FORM, Call, Router
-from services.api.fields import ItemId
+from services.api.jobs import shown
 from services.api.schemas import (
-    EntryError,
     EntryMeta,
+    FetchedPicture,
+    ImportOptions,
     ImportUpload,
-    JobList,
-    JobListQuery,
     JobOut,
-    Page,
-    PageQuery,
+    ManifestQuery,
+    SourceImport,
+    UrlImport,
+    WebhookSecret,
 )
-from services.catalog import jobs
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
-from services.errors import Conflict, InvalidRequest, TooLarge
-from services.ingest import Upload
-from services.jobs import cancel, retry
+from services.errors import InvalidRequest, Overloaded, TooLarge
+from services.ingest import Address, Options, Upload
+from services.sources.names import UNNAMED, item_id_of
 
 router = Router("imports")
 
-UNNAMED = "file"
+ARCHIVES = (
+    "application/zip",
+    "application/x-tar",
+    "application/gzip",
+    "application/x-gzip",
+    "application/octet-stream",
+)
+MANIFESTS = ("application/x-ndjson", "application/jsonl", "text/csv")
 
 
 @router.route(
@@ -44,6 +49,7 @@ UNNAMED = "file"
     bulk=True,
     status=HTTPStatus.ACCEPTED,
     returns=JobOut,
+    errors=(Overloaded,),
 )
 def start_import(call: Call[None, ImportUpload]) -> JobOut:
     """Upload many pictures in one request.
@@ -59,66 +65,111 @@ def start_import(call: Call[None, ImportUpload]) -> JobOut:
     names = [(part.filename or UNNAMED).replace("\x00", "") for part in call.files if part.name == "files"]
     metas = manifest or [EntryMeta()] * len(files)
     uploads = [Upload(name, data, _fields(name, meta)) for name, data, meta in zip(names, files, metas, strict=True)]
-    return _shown(call, ingest.start_import(call.services, call.caller.catalog_id, uploads))
+    return shown(call, ingest.start_import(call.services, call.caller.catalog_id, uploads, _options(call.body)))
+
+
+@router.route(
+    "POST",
+    "/v1/imports/archive",
+    scope=Scope.INGEST,
+    query=ImportOptions,
+    accepts=ARCHIVES,
+    stream=True,
+    status=HTTPStatus.ACCEPTED,
+    returns=JobOut,
+    errors=(Overloaded,),
+)
+def import_archive(call: Call[ImportOptions, None]) -> JobOut:
+    """Upload a zip, tar or tar.gz file of pictures.
+
+    The body is the file itself. It is read from the storage by workers and never unpacked to a disk; an `items.jsonl`
+    in it says which item a picture belongs to, otherwise that is its path without the extension.
+    """
+    return _stored(call, {"form": "archive"})
+
+
+@router.route(
+    "POST",
+    "/v1/imports/manifest",
+    scope=Scope.INGEST,
+    query=ManifestQuery,
+    accepts=MANIFESTS,
+    stream=True,
+    status=HTTPStatus.ACCEPTED,
+    returns=JobOut,
+    errors=(Overloaded,),
+)
+def import_manifest(call: Call[ManifestQuery, None]) -> JobOut:
+    """Upload a list of items with the places of their pictures, as JSON Lines or CSV.
+
+    Each line or row has `item_id`, and may have `image` (an http(s) address, or a path below `base`), `title`, `url`
+    and `attributes` (in CSV also columns such as `attributes.price`). One without `image` changes the item only.
+    """
+    return _stored(call, {"form": "manifest", "media_type": call.media_type, "base": call.query.base})
+
+
+@router.route(
+    "POST",
+    "/v1/imports/source",
+    scope=Scope.INGEST,
+    body=SourceImport,
+    status=HTTPStatus.ACCEPTED,
+    returns=JobOut,
+    errors=(Overloaded,),
+)
+def import_source(call: Call[None, SourceImport]) -> JobOut:
+    """Import what lies in a folder or object store that workers may read, or what a manifest elsewhere names.
+
+    Folders and prefixes have to be allowed by the setting AKIN_IMPORT_ROOTS.
+    """
+    body = call.body
+    source: Mapping[str, Any] = (
+        {"kind": "location", "location": body.location}
+        if body.location is not None
+        else {"kind": "url", "url": body.url, "base": body.base}
+    )
+    return shown(call, ingest.start_located(call.services, call.caller.catalog_id, source, _options(body)))
+
+
+@router.route(
+    "POST",
+    "/v1/imports/urls",
+    scope=Scope.INGEST,
+    body=UrlImport,
+    status=HTTPStatus.ACCEPTED,
+    returns=JobOut,
+    errors=(Overloaded,),
+)
+def import_urls(call: Call[None, UrlImport]) -> JobOut:
+    """Import pictures of other servers.
+
+    Only public addresses are fetched. A picture that was imported from its address before is asked for with the
+    condition that it has changed.
+    """
+    addresses = [Address(picture.image, _fetched_fields(picture)) for picture in call.body.pictures]
+    return shown(call, ingest.start_fetching(call.services, call.caller.catalog_id, addresses, _options(call.body)))
+
+
+@router.route("GET", "/v1/webhooks/secret", scope=Scope.ADMIN, returns=WebhookSecret)
+def get_webhook_secret(call: Call[None, None]) -> WebhookSecret:
+    """What signatures of webhooks of this catalog's jobs are checked with (Standard Webhooks)."""
+    return WebhookSecret(secret=webhooks.secret_of(call.services, call.caller.catalog_id))
+
+
+def _stored(call: Call[Any, None], source: Mapping[str, Any]) -> JobOut:
+    options = _options(call.query)
+    return shown(call, ingest.start_stored(call.services, call.caller.catalog_id, call.chunks, source, options))
+
+
+def _options(given: ImportOptions) -> Options:
+    return Options(given.mode, given.webhook)
 
 
 def _fields(name: str, meta: EntryMeta) -> ItemFields:
-    return ItemFields(meta.item_id or _item_id(name), meta.title, meta.url, meta.attributes)
+    return ItemFields(meta.item_id or item_id_of(name), meta.title, meta.url, meta.attributes)
 
 
-def _item_id(name: str) -> str:
-    """The file's name without its extension, with its folders, as an id that addresses can hold."""
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
-    item_id = str(PurePosixPath(*parts).with_suffix(""))[-511:] if parts else UNNAMED
-    if item_id.endswith("/similar"):  # which an address would take for the route of that name
-        item_id += "-"
-    try:
-        return TypeAdapter(ItemId).validate_python(item_id)
-    except ValidationError:
-        return UNNAMED
-
-
-@router.route("GET", "/v1/jobs", scope=Scope.INGEST, query=JobListQuery, returns=JobList)
-def list_jobs(call: Call[JobListQuery, None]) -> JobList:
-    """The latest jobs, newest first."""
-    with call.services.database.reading() as session:
-        rows = jobs.page(session, call.caller.catalog_id, call.query.limit)
-        return JobList(data=[present.job(session, row) for row in rows])
-
-
-@router.route("GET", "/v1/jobs/<job_id>", scope=Scope.INGEST, returns=JobOut)
-def get_job(call: Call[None, None], job_id: str) -> JobOut:
-    """State, counts, rate and first errors of a job."""
-    return _shown(call, job_id)
-
-
-@router.route("GET", "/v1/jobs/<job_id>/errors", scope=Scope.INGEST, query=PageQuery, returns=Page[EntryError])
-def list_job_errors(call: Call[PageQuery, None], job_id: str) -> Page[EntryError]:
-    """Everything that failed in a job, with its reason."""
-    query = call.query
-    with call.services.database.reading() as session:
-        job = jobs.get(session, job_id, call.caller.catalog_id)
-        errors, last = present.job_errors(session, job, after=query.cursor, limit=query.limit)
-        return Page(data=errors, next_cursor=None if last is None else str(last))
-
-
-@router.route("POST", "/v1/jobs/<job_id>/cancel", scope=Scope.INGEST, returns=JobOut, errors=(Conflict,))
-def cancel_job(call: Call[None, None], job_id: str) -> JobOut:
-    """Stop an import.
-
-    Nothing more of it is accepted, within seconds. What was accepted before stays, and becomes searchable.
-    """
-    cancel(call.services, call.caller.catalog_id, job_id)
-    return _shown(call, job_id)
-
-
-@router.route("POST", "/v1/jobs/<job_id>/retry", scope=Scope.INGEST, returns=JobOut, errors=(Conflict,))
-def retry_job(call: Call[None, None], job_id: str) -> JobOut:
-    """Give the failed entries of an import that is over another try, and only those."""
-    retry(call.services, call.caller.catalog_id, job_id)
-    return _shown(call, job_id)
-
-
-def _shown(call: Call[Any, Any], job_id: str) -> JobOut:
-    with call.services.database.reading() as session:
-        return present.job(session, jobs.get(session, job_id, call.caller.catalog_id))
+def _fetched_fields(picture: FetchedPicture) -> ItemFields:
+    address = urlsplit(picture.image)
+    item_id = picture.item_id or item_id_of(f"{address.hostname or ''}{unquote(address.path)}")
+    return ItemFields(item_id, picture.title, picture.url, picture.attributes)

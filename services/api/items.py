@@ -6,12 +6,22 @@ from http import HTTPStatus
 
 from pydantic import TypeAdapter, ValidationError
 
-from services import search
+from services import deletion, search
 from services.api import present
 from services.api.contract import Call, Router
 from services.api.errors import invalid
 from services.api.fields import ItemId
-from services.api.schemas import ItemChange, ItemDetail, ItemOut, Page, PageQuery, SearchOut, SearchQuery
+from services.api.schemas import (
+    DeletionRequest,
+    DeletionStarted,
+    ItemChange,
+    ItemDetail,
+    ItemOut,
+    Page,
+    PageQuery,
+    SearchOut,
+    SearchQuery,
+)
 from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
@@ -55,6 +65,28 @@ def delete_item(call: Call[None, None], item_id: str) -> None:
     with call.services.database.transaction() as session:
         catalogs.lock_shared(session, call.caller.catalog_id)
         items.remove(session, call.caller.catalog_id, item_id)
+
+
+@router.route(
+    "POST",
+    "/v1/deletions",
+    scope=Scope.INGEST,
+    body=DeletionRequest,
+    status=HTTPStatus.ACCEPTED,
+    returns=DeletionStarted,
+)
+def delete_items(call: Call[None, DeletionRequest]) -> DeletionStarted:
+    """Delete the items of a filter, or those named, with their pictures.
+
+    Try it with `dry_run` first: it answers how many there are. Items created after the request are left alone.
+    """
+    body, catalog_id = call.body, call.caller.catalog_id
+    selection = {"filter": body.filter} if body.filter is not None else {"item_ids": body.item_ids}
+    matched = deletion.count(call.services, catalog_id, selection)
+    if body.dry_run:
+        return DeletionStarted(matched=matched, job_id=None, links={})
+    job_id = deletion.start(call.services, catalog_id, selection)
+    return DeletionStarted(matched=matched, job_id=job_id, links={"job": f"/v1/jobs/{job_id}"})
 
 
 @router.route("GET", "/v1/items/<path:item_id>/similar", scope=Scope.SEARCH, query=SearchQuery, returns=SearchOut)

@@ -81,6 +81,8 @@ def _operation(operation: Operation, schemas: dict[type[BaseModel], dict[str, An
             "required": True,
             "content": {media: {"schema": _body_schema(operation, media, schemas)} for media in operation.accepts},
         }
+    elif operation.stream:
+        described["requestBody"] = {"required": True, "content": {media: {} for media in operation.accepts}}
     return described
 
 
@@ -143,7 +145,10 @@ def _responses(operation: Operation, schemas: dict[type[BaseModel], dict[str, An
     elif operation.media_types:
         success["content"] = {media: {"schema": {}} for media in operation.media_types}
     answers = {str(operation.status.value): success}
-    limits: tuple[type[AkinError], ...] = (TooLarge,) if FORM in operation.accepts and operation.body else ()
+    large = operation.stream or (FORM in operation.accepts and operation.body is not None)
+    limits: tuple[type[AkinError], ...] = (TooLarge,) if large else ()
+    if operation.versioned:
+        answers["304"] = {"description": "Not changed since the ETag of `If-None-Match`"}
     statuses: dict[HTTPStatus, list[str]] = {}
     again: tuple[type[AkinError], ...] = (Conflict,) if operation.repeatable else ()
     for error in dict.fromkeys((*COMMON, *limits, *again, *operation.errors)):

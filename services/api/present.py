@@ -19,10 +19,12 @@ from services.api.schemas import (
     ItemOut,
     JobOut,
     SearchOut,
+    WebhookOut,
 )
-from services.catalog import catalogs, indexes, items, jobs, ledger
+from services.catalog import catalogs, entries, indexes, items, jobs, ledger
 from services.catalog.database import now
-from services.catalog.models import Catalog, EmbeddingState, Image, IndexRow, Item, Job, JobState
+from services.catalog.models import Catalog, Image, IndexRow, Item, Job, Webhook
+from services.catalog.states import EmbeddingState, EntryState, JobState
 from services.search import Answer
 
 FIRST_ERRORS = 10
@@ -90,9 +92,9 @@ def image_state(session: Session, row: Image) -> ImageState:
 
 def job_errors(session: Session, row: Job, *, after: int, limit: int) -> tuple[list[EntryError], int | None]:
     """What failed in a job after failure number `after`, and the number to go on from if there may be more."""
-    if row.kind == jobs.IMPORT:
-        entries = jobs.failed_entries(session, row.id, after=after, limit=limit)
-        found = [(e.id, _error(e.ref, e.error_code, e.error_detail)) for e in entries]
+    if row.kind != jobs.REINDEX:
+        failed = entries.failed(session, row.id, after=after, limit=limit)
+        found = [(e.id, _error(e.ref, e.error_code, e.error_detail)) for e in failed]
     else:
         built = indexes.of_job(session, row.id)
         rows = ledger.failed_rows(session, built.id, after=after, limit=limit) if built else []
@@ -108,8 +110,10 @@ def _error(ref: str, code: str | None, detail: str | None) -> EntryError:
 
 def job(session: Session, row: Job) -> JobOut:
     """A job with its counts of this moment."""
-    counts = _import_counts(session, row) if row.kind == jobs.IMPORT else _reindex_counts(session, row)
+    counts = _counts(session, row)
     done = counts.indexed + counts.unchanged + counts.failed + counts.cancelled
+    if row.kind not in (jobs.IMPORT, jobs.REINDEX):
+        done = row.cursor.get("done", 0)
     total = max(row.total, counts.pending + counts.accepted + done)  # a reindex grows by the uploads meanwhile
     elapsed = ((row.finished_at or now()) - row.started_at).total_seconds() if row.started_at else 0.0
     rate = done / elapsed if elapsed > 0 and done else None
@@ -117,20 +121,29 @@ def job(session: Session, row: Job) -> JobOut:
         id=row.id,
         kind=row.kind,
         state=row.state,
+        mode=row.mode,
+        source=row.source,
+        listed=row.listed_at is not None,
         total=total,
         done=done,
         **counts._asdict(),
         rate=rate,
-        eta_seconds=(total - done) / rate if rate and row.finished_at is None else None,
+        eta_seconds=(total - done) / rate if rate and row.finished_at is None and row.listed_at else None,
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
         result=row.result,
         error=EntryError(ref=row.id, code=row.error_code, detail=row.error_detail or "") if row.error_code else None,
         errors=job_errors(session, row, after=0, limit=FIRST_ERRORS)[0],
-        failed_by_code=jobs.failures_by_code(session, row.id) if counts.failed and row.kind == jobs.IMPORT else {},
+        failed_by_code=entries.failures_by_code(session, row.id) if counts.failed and row.kind != jobs.REINDEX else {},
+        webhook=_webhook(session, row.id),
         links={"self": f"/v1/jobs/{row.id}", "errors": f"/v1/jobs/{row.id}/errors"},
     )
+
+
+def _webhook(session: Session, job_id: str) -> WebhookOut | None:
+    found = session.get(Webhook, job_id)
+    return None if found is None else WebhookOut.model_validate(found)
 
 
 class _Counts(NamedTuple):
@@ -142,8 +155,16 @@ class _Counts(NamedTuple):
     cancelled: int = 0
 
 
+def _counts(session: Session, row: Job) -> _Counts:
+    if row.kind == jobs.IMPORT:
+        return _import_counts(session, row)
+    if row.kind == jobs.REINDEX:
+        return _reindex_counts(session, row)
+    return _Counts(failed=entries.counts(session, row.id)[EntryState.FAILED])
+
+
 def _import_counts(session: Session, row: Job) -> _Counts:
-    counts = jobs.entry_counts(session, row.id)
+    counts = entries.counts(session, row.id)
     found = _Counts(**{state.value: count for state, count in counts.items()})
     if row.state == JobState.CANCELLED:  # what nobody has looked at will be left out
         found = found._replace(pending=0, cancelled=found.pending + found.cancelled)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from services.api.fields import Attributes, ItemId, KeyName, Limit, Link, PictureBytes, Text, Title, parsed
+from services.api.fields import (
+    Attributes,
+    ItemId,
+    KeyName,
+    Limit,
+    Link,
+    Location,
+    PictureBytes,
+    Text,
+    Title,
+    WebAddress,
+    parsed,
+)
 from services.catalog.keys import Scope
-from services.catalog.models import IndexState, JobState
+from services.catalog.states import ImportMode, IndexState, JobState
 from services.images.thumbnails import SIZES
 
 T = TypeVar("T")
@@ -88,13 +100,97 @@ class EntryMeta(ItemChange):
     item_id: ItemId | None = Field(None, description="default: the file's name without its extension")
 
 
-class ImportUpload(Schema):
+class ImportOptions(Schema):
+    """What an import does with what is there, and who is told when it is over."""
+
+    mode: ImportMode = Field(
+        ImportMode.UPSERT,
+        description="upsert adds and changes; create fails for items that are there; replace removes what is not "
+        "named, once everything else succeeded",
+    )
+    webhook: WebAddress | None = Field(None, description="gets a signed POST when the job is over")
+
+
+class ImportUpload(ImportOptions):
     """Many pictures at once."""
 
     files: list[PictureBytes] = Field(min_length=1, description="the pictures; the file name is the reference")
     manifest: Annotated[list[EntryMeta], BeforeValidator(parsed)] | None = Field(
         None, description="JSON list parallel to files"
     )
+
+
+class ManifestQuery(ImportOptions):
+    """How to read an uploaded manifest."""
+
+    base: Location | None = Field(None, description="where paths of the manifest begin: a folder or prefix")
+
+
+class SourceImport(ManifestQuery):
+    """Pictures that lie where workers can read them."""
+
+    location: Location | None = Field(None, description="a folder or an s3://, gs:// or az:// prefix")
+    url: WebAddress | None = Field(None, description="http(s) address of a manifest (JSON Lines, CSV) or an archive")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.location is None) == (self.url is None):
+            raise ValueError("name either a location or a url")
+        if self.base is not None and self.url is None:
+            raise ValueError("base goes with the url of a manifest")
+        return self
+
+
+class FetchedPicture(ItemChange):
+    """A picture to fetch, and its item."""
+
+    image: WebAddress = Field(description="http(s) address of the picture")
+    item_id: ItemId | None = Field(None, description="default: host and path of the address")
+
+
+class UrlImport(ImportOptions):
+    """Pictures to fetch."""
+
+    pictures: list[FetchedPicture] = Field(min_length=1, max_length=10_000)
+
+
+class DeletionRequest(Schema):
+    """Which items to delete: those of a filter, or by their ids."""
+
+    filter: dict[str, Any] | None = Field(
+        None, description='such as {"field": "brand", "eq": "Acme"}, {"field": "price", "lt": 5}, {"and": [...]}'
+    )
+    item_ids: list[ItemId] | None = Field(None, min_length=1, max_length=10_000)
+    dry_run: bool = Field(False, description="only count them")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.filter is None) == (self.item_ids is None):
+            raise ValueError("give either a filter or item_ids")
+        return self
+
+
+class DeletionStarted(Schema):
+    """How many items are to go, and the job that deletes them; none for a dry run."""
+
+    matched: int
+    job_id: str | None
+    links: dict[str, str]
+
+
+class WebhookSecret(Schema):
+    """What signatures of the catalog's webhooks are checked with."""
+
+    secret: str
+
+
+class WebhookOut(Schema):
+    """Who is told that a job is over."""
+
+    url: str
+    attempts: int
+    delivered_at: datetime | None
+    error: str | None = Field(description="what the last attempt met")
 
 
 class ItemOut(Schema):
@@ -150,6 +246,9 @@ class JobOut(Schema):
     id: str
     kind: str
     state: JobState
+    mode: ImportMode
+    source: dict[str, Any] = Field(description="where an import's pictures come from, or what a job was asked for")
+    listed: bool = Field(description="total is final: all that the source names is known")
     total: int
     done: int
     pending: int = Field(description="not looked at yet")
@@ -167,7 +266,12 @@ class JobOut(Schema):
     error: EntryError | None = Field(description="why the job as a whole failed")
     errors: list[EntryError] = Field(description="the first failed entries")
     failed_by_code: dict[str, int] = Field(description="how many failed for which reason, the most frequent first")
+    webhook: WebhookOut | None
     links: dict[str, str]
+
+    def version(self) -> object:
+        """What a viewer would notice; rate and time left only follow from it."""
+        return self.model_dump(exclude={"rate", "eta_seconds"})
 
 
 class JobListQuery(Schema):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from services.catalog.models import Catalog, Image, IndexRow, Item
+from services.catalog.database import now
+from services.catalog.models import Catalog, Image, IndexRow, Item, Job, Key
+from services.catalog.states import IndexState, JobState
 from services.errors import NotFound
 
 DEFAULT = "default"
@@ -29,7 +31,7 @@ def by_name(session: Session, name: str) -> Catalog:
 
 def all_of(session: Session, only: int | None) -> Sequence[Catalog]:
     """Every catalog, or the one that a key is bound to."""
-    query = select(Catalog).order_by(Catalog.id)
+    query = select(Catalog).where(Catalog.deleted_at.is_(None)).order_by(Catalog.id)
     return session.scalars(query if only is None else query.where(Catalog.id == only)).all()
 
 
@@ -38,9 +40,14 @@ def lock_shared(session: Session, catalog_id: int) -> None:
 
     On PostgreSQL an advisory lock, which is given in the order of asking: with row locks a steady stream of
     uploads would keep a switch waiting for ever. On SQLite the transaction is the only writer anyway.
+
+    Raises:
+        NotFound: the catalog was deleted.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock_shared(LOCK_SPACE, catalog_id)))
+    if session.scalar(select(Catalog.id).where(Catalog.id == catalog_id, Catalog.deleted_at.is_(None))) is None:
+        raise _deleted()
 
 
 def lock_exclusive(session: Session, catalog_id: int) -> Catalog:
@@ -51,13 +58,42 @@ def lock_exclusive(session: Session, catalog_id: int) -> Catalog:
 
 
 def live_index(session: Session, catalog_id: int) -> IndexRow:
-    """The index that searches read, with its encoder loaded."""
-    return session.scalars(
+    """The index that searches read, with its encoder loaded.
+
+    Raises:
+        NotFound: the catalog was deleted.
+    """
+    found = session.scalar(
         select(IndexRow)
         .join(Catalog, Catalog.live_index_id == IndexRow.id)
         .where(Catalog.id == catalog_id)
         .options(joinedload(IndexRow.encoder))
-    ).one()
+    )
+    if found is None:
+        raise _deleted()
+    return found
+
+
+def retire(session: Session, catalog_id: int) -> None:
+    """Take a catalog out of use: its name is free, its indexes are retired, its keys void, its jobs stopped.
+
+    The row stays for what refers to it.
+    """
+    catalog = lock_exclusive(session, catalog_id)
+    moment = now()
+    # No name that a catalog can have.
+    catalog.name, catalog.deleted_at, catalog.live_index_id = f"~{catalog_id}", moment, None
+    session.execute(update(IndexRow).where(IndexRow.catalog_id == catalog_id).values(state=IndexState.RETIRED))
+    session.execute(update(Key).where(Key.catalog_id == catalog_id, Key.revoked_at.is_(None)).values(revoked_at=moment))
+    session.execute(
+        update(Job)
+        .where(Job.catalog_id == catalog_id, Job.finished_at.is_(None))
+        .values(state=JobState.CANCELLED, finished_at=moment)
+    )
+
+
+def _deleted() -> NotFound:
+    return NotFound("this catalog was deleted", code="catalog_not_found")
 
 
 def sizes(session: Session, catalog_id: int) -> tuple[int, int]:

@@ -10,15 +10,8 @@ from sqlalchemy.orm import Session, aliased, joinedload
 
 from services.catalog import ledger
 from services.catalog.database import now
-from services.catalog.models import (
-    MAINTAINED,
-    Catalog,
-    Embedding,
-    EmbeddingState,
-    Image,
-    IndexRow,
-    IndexState,
-)
+from services.catalog.models import Catalog, Embedding, Image, IndexRow
+from services.catalog.states import MAINTAINED, EmbeddingState, IndexState, Priority
 
 
 def create(session: Session, catalog_id: int, encoder_id: int, state: IndexState, job_id: str | None) -> IndexRow:
@@ -88,7 +81,7 @@ def backfill(session: Session, index: IndexRow, limit: int) -> int:
         .limit(limit)
         .with_for_update(read=True)
     ).all()
-    ledger.open_rows(session, image_ids, index.catalog_id)
+    ledger.open_rows(session, image_ids, index.catalog_id, Priority.REINDEX)
     if image_ids:
         index.backfilled_to = image_ids[-1]
     return len(image_ids)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session, joinedload
 
-from services.catalog import ledger
+from services.catalog import removal
 from services.catalog.database import now
 from services.catalog.models import Image, Item
 from services.catalog.upserts import insert
@@ -33,6 +34,15 @@ class ItemFields:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where an import found a picture, and what the server there called this version of it."""
+
+    place: str
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True)
 class Picture:
     """What is known of a picture's bytes once they were looked at."""
 
@@ -42,6 +52,7 @@ class Picture:
     width: int
     height: int
     size_bytes: int
+    origin: Origin | None = None
 
 
 def upsert(session: Session, catalog_id: int, wanted: Sequence[ItemFields]) -> dict[str, int]:
@@ -101,7 +112,7 @@ def remove(session: Session, catalog_id: int, item_id: str) -> int:
     item = session.scalar(select(Item).where(Item.catalog_id == catalog_id, Item.item_id == item_id).with_for_update())
     if item is None:
         raise NotFound(f"there is no item {item_id!r} in this catalog", code="item_not_found")
-    images = ledger.delete_images(session, _ids_of(item.id))
+    images = removal.delete_images(session, _ids_of(item.id))
     session.execute(delete(Item).where(Item.id == item.id))
     return images
 
@@ -116,7 +127,7 @@ def remove_image(session: Session, catalog_id: int, image_id: int) -> None:
     """
     image = get_image(session, catalog_id, image_id)
     session.execute(select(Item.id).where(Item.id == image.item_pk).with_for_update())
-    ledger.delete_images(session, [image.id])
+    removal.delete_images(session, [image.id])
 
 
 def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Picture]]) -> list[tuple[int, bool]]:
@@ -134,6 +145,7 @@ def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Pi
             "width": picture.width,
             "height": picture.height,
             "size_bytes": picture.size_bytes,
+            **_origin_columns(picture.origin),
             "created_at": now(),
         }
         for item_pk, picture in wanted
@@ -142,20 +154,58 @@ def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Pi
         index_elements=["item_pk", "sha256"], index_where=Image.deleted_at.is_(None)
     )
     created = set(session.scalars(statement.returning(Image.id), rows))
-    known = session.execute(
-        select(Image.item_pk, Image.sha256, Image.id).where(
+    known = session.scalars(
+        select(Image).where(
             Image.item_pk.in_({item_pk for item_pk, _ in wanted}),
             Image.sha256.in_({picture.sha256 for _, picture in wanted}),
             Image.deleted_at.is_(None),
         )
     )
-    ids = {(row.item_pk, row.sha256): row.id for row in known}
+    images = {(image.item_pk, image.sha256): image for image in known}
     outcome = []
     for item_pk, picture in wanted:
-        image_id = ids[item_pk, picture.sha256]
-        outcome.append((image_id, image_id in created))
-        created.discard(image_id)  # the same bytes twice in one batch are new once
+        image = images[item_pk, picture.sha256]
+        outcome.append((image.id, image.id in created))
+        created.discard(image.id)  # the same bytes twice in one batch are new once
+        if picture.origin is not None:
+            for name, value in _origin_columns(picture.origin).items():
+                if getattr(image, name) != value:
+                    setattr(image, name, value)
     return outcome
+
+
+def _origin_columns(origin: Origin | None) -> dict[str, str | None]:
+    origin = origin or Origin("")
+    return {"origin": origin.place or None, "etag": origin.etag, "last_modified": origin.last_modified}
+
+
+def from_origins(
+    session: Session, catalog_id: int, wanted: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], Image]:
+    """Living images by the client's id of their item and the place where an import found them."""
+    found = session.execute(
+        select(Item.item_id, Image)
+        .join(Item, Item.id == Image.item_pk)
+        .where(
+            Item.catalog_id == catalog_id,
+            Item.item_id.in_({item_id for item_id, _ in wanted}),
+            Image.origin.in_({place for _, place in wanted}),
+            Image.deleted_at.is_(None),
+        )
+        .order_by(Image.id)
+    )
+    return {(item_id, image.origin or ""): image for item_id, image in found}
+
+
+def older_than(session: Session, catalog_id: int, item_ids: Collection[str], moment: datetime) -> set[str]:
+    """Those of the client's ids whose items were there before a moment."""
+    return set(
+        session.scalars(
+            select(Item.item_id).where(
+                Item.catalog_id == catalog_id, Item.item_id.in_(item_ids), Item.created_at < moment
+            )
+        )
+    )
 
 
 def get_image(session: Session, catalog_id: int, image_id: int) -> Image:

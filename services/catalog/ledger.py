@@ -27,29 +27,21 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import CursorResult, Select, and_, delete, exists, func, select, update
+from sqlalchemy import Select, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
-from services.catalog.models import (
-    MAINTAINED,
-    Catalog,
-    Embedding,
-    EmbeddingState,
-    Image,
-    IndexRow,
-    IndexState,
-    Item,
-    OrphanBlob,
-)
+from services.catalog.models import Catalog, Embedding, Image, IndexRow, Item
+from services.catalog.states import MAINTAINED, EmbeddingState, IndexState, Priority
 from services.catalog.upserts import insert
 
 # From this attempt on a row is claimed alone: whatever kills workers then takes no neighbour with it.
 ALONE_FROM = 2
 # A worker checks its lease before a write that may take this long at most; deletes wait as much longer.
 WRITE_MARGIN = timedelta(seconds=60)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ class Lease:
     claims: tuple[Claim, ...]
 
 
-def open_rows(session: Session, image_ids: Collection[int], catalog_id: int) -> None:
+def open_rows(session: Session, image_ids: Collection[int], catalog_id: int, priority: Priority) -> None:
     """Give each image a pending row in every maintained index of its catalog.
 
     The caller holds `catalogs.lock_shared`, so that no index starts or goes live meanwhile.
@@ -80,7 +72,14 @@ def open_rows(session: Session, image_ids: Collection[int], catalog_id: int) -> 
         select(IndexRow.id).where(IndexRow.catalog_id == catalog_id, IndexRow.state.in_(MAINTAINED))
     ).all()
     rows = [
-        {"image_id": image, "index_id": index, "state": EmbeddingState.PENDING, "attempts": 0, "updated_at": now()}
+        {
+            "image_id": image,
+            "index_id": index,
+            "state": EmbeddingState.PENDING,
+            "priority": priority,
+            "attempts": 0,
+            "updated_at": now(),
+        }
         for image in image_ids
         for index in index_ids
     ]
@@ -89,16 +88,37 @@ def open_rows(session: Session, image_ids: Collection[int], catalog_id: int) -> 
 
 
 def indexes_with_work(session: Session) -> Sequence[int]:
-    """Ids of indexes with rows to claim, live ones first: a fresh upload does not wait for a reindex."""
-    moment = now()
-    waiting = exists().where(Embedding.index_id == IndexRow.id, Embedding.state == EmbeddingState.PENDING)
+    """Ids of indexes with rows to claim: fresh uploads before imports, these before a reindex, and catalogs in turn."""
+    pending = (Embedding.index_id == IndexRow.id, Embedding.state == EmbeddingState.PENDING)
     expired = exists().where(
-        Embedding.index_id == IndexRow.id, Embedding.state == EmbeddingState.LEASED, Embedding.lease_until < moment
+        Embedding.index_id == IndexRow.id, Embedding.state == EmbeddingState.LEASED, Embedding.lease_until < now()
     )
+    most_urgent = select(func.min(Embedding.priority)).where(*pending).scalar_subquery().label("priority")
     rows = session.execute(
-        select(IndexRow.id, IndexRow.state).where(IndexRow.state.in_(MAINTAINED), waiting | expired)
+        select(IndexRow.id, IndexRow.state, IndexRow.claimed_at, most_urgent).where(
+            IndexRow.state.in_(MAINTAINED), exists().where(*pending) | expired
+        )
     ).all()
-    return [row.id for row in sorted(rows, key=lambda row: (row.state != IndexState.LIVE, row.id))]
+    turn = sorted(
+        (Priority.IMPORT if row.priority is None else row.priority, row.state != IndexState.LIVE, moment, row.id)
+        for row in rows
+        for moment in [row.claimed_at or _NEVER]
+    )
+    return [index_id for *_, index_id in turn]
+
+
+def waiting(session: Session, limit: int, catalog_id: int | None = None) -> int:
+    """How many rows wait for a worker, of one catalog if given; counted up to a limit."""
+    maintained = select(IndexRow.id).where(IndexRow.state.in_(MAINTAINED))
+    if catalog_id is not None:
+        maintained = maintained.where(IndexRow.catalog_id == catalog_id)
+    some = (
+        select(Embedding.id)
+        .where(Embedding.index_id.in_(maintained), Embedding.state == EmbeddingState.PENDING)
+        .limit(limit)
+        .subquery()
+    )
+    return session.scalar(select(func.count()).select_from(some)) or 0
 
 
 def recover(session: Session, index_id: int, max_attempts: int) -> Sequence[int]:
@@ -139,7 +159,7 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> L
         select(Embedding.id, Embedding.attempts, Embedding.image_id, Image.sha256)
         .join(Image, Image.id == Embedding.image_id)
         .where(Embedding.index_id == index_id, Embedding.state == EmbeddingState.PENDING)
-        .order_by(Embedding.attempts, Embedding.id)
+        .order_by(Embedding.priority, Embedding.attempts, Embedding.id)
         .limit(limit)
         .with_for_update(of=Embedding, skip_locked=True)
     ).all()
@@ -152,6 +172,7 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> L
         until=moment + lease,
         claims=tuple(Claim(row.id, row.image_id, row.sha256) for row in rows),
     )
+    session.execute(update(IndexRow).where(IndexRow.id == index_id).values(claimed_at=moment))
     session.execute(
         update(Embedding)
         .where(Embedding.id.in_([row.id for row in rows]))
@@ -216,111 +237,6 @@ def abandoned(session: Session, lease: Lease, embedding_ids: Collection[int]) ->
         )
     )
     return [c.image_id for c in lease.claims if c.embedding_id in embedding_ids and c.embedding_id not in wanted]
-
-
-def delete_images(session: Session, images: Select[int] | Sequence[int]) -> int:
-    """Tombstone images, given by their ids or a SELECT of ids; returns how many were alive."""
-    moment = now()
-    ids = session.scalars(
-        update(Image)
-        .where(Image.id.in_(images), Image.deleted_at.is_(None))
-        .values(deleted_at=moment, item_pk=None)
-        .returning(Image.id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    session.execute(
-        update(Embedding)
-        .where(Embedding.image_id.in_(ids))
-        .values(
-            state=EmbeddingState.DELETING,
-            lease=None,
-            lease_until=func.coalesce(Embedding.lease_until, moment - 2 * WRITE_MARGIN),
-            updated_at=moment,
-        )
-        .execution_options(synchronize_session=False)
-    )
-    return len(ids)
-
-
-@dataclass(frozen=True)
-class Deletion:
-    """Vectors of one collection that must go."""
-
-    collection: str
-    image_ids: tuple[int, ...]
-    embedding_ids: tuple[int, ...]
-
-
-def deletable(session: Session, limit: int) -> Deletion | None:
-    """Rows of one index whose vector nobody can write any more."""
-    safe = and_(Embedding.state == EmbeddingState.DELETING, Embedding.lease_until < now() - WRITE_MARGIN)
-    index_id = session.scalar(select(Embedding.index_id).where(safe).limit(1))
-    if index_id is None:
-        return None
-    rows = session.execute(
-        select(Embedding.id, Embedding.image_id).where(safe, Embedding.index_id == index_id).limit(limit)
-    ).all()
-    collection = session.scalars(select(IndexRow.collection).where(IndexRow.id == index_id)).one()
-    return Deletion(collection, tuple(row.image_id for row in rows), tuple(row.id for row in rows))
-
-
-def forget(session: Session, deletion: Deletion) -> None:
-    """Drop the rows of vectors that are proven gone, images left without rows, and note orphaned bytes."""
-    _lock_images(session, deletion.image_ids)
-    session.execute(delete(Embedding).where(Embedding.id.in_(deletion.embedding_ids)))
-    purge_images(session, deletion.image_ids)
-
-
-def _lock_images(session: Session, image_ids: Collection[int]) -> None:
-    """Of two that each drop a row of one image, the later must see that it drops the last."""
-    session.execute(select(Image.id).where(Image.id.in_(image_ids)).order_by(Image.id).with_for_update())
-
-
-def purge_images(session: Session, image_ids: Collection[int]) -> None:
-    """Drop those of the images that are deleted and have no ledger row left; note their bytes as orphans."""
-    still_used = exists().where(Embedding.image_id == Image.id)
-    hashes = session.scalars(
-        delete(Image)
-        .where(Image.id.in_(image_ids), Image.deleted_at.is_not(None), ~still_used)
-        .returning(Image.sha256)
-        .execution_options(synchronize_session=False)
-    ).all()
-    referenced = set(session.scalars(select(Image.sha256).where(Image.sha256.in_(hashes))))
-    note_orphans(session, set(hashes) - referenced)
-
-
-def note_orphans(session: Session, hashes: Collection[str]) -> None:
-    """Bytes that nothing may refer to any more: their collection, after the grace period, looks again."""
-    orphans = [{"sha256": sha256, "since": now()} for sha256 in hashes]
-    if orphans:
-        session.execute(insert(session, OrphanBlob).on_conflict_do_nothing(), orphans)
-
-
-def may_be_written(session: Session, index_id: int) -> bool:
-    """Whether a worker that claimed rows of the index may still write to its collection."""
-    return bool(
-        session.scalar(
-            select(Embedding.id)
-            .where(
-                Embedding.index_id == index_id,
-                Embedding.state == EmbeddingState.LEASED,
-                Embedding.lease_until > now() - WRITE_MARGIN,
-            )
-            .limit(1)
-        )
-    )
-
-
-def clear_index(session: Session, index_id: int, limit: int) -> int:
-    """Drop up to `limit` ledger rows of a retired or failed index; returns how many."""
-    rows = session.execute(
-        select(Embedding.id, Embedding.image_id).where(Embedding.index_id == index_id).limit(limit)
-    ).all()
-    _lock_images(session, [row.image_id for row in rows])
-    result = session.execute(delete(Embedding).where(Embedding.id.in_([row.id for row in rows])))
-    assert isinstance(result, CursorResult)
-    purge_images(session, [row.image_id for row in rows])
-    return result.rowcount
 
 
 def failed_rows(session: Session, index_id: int, *, after: int, limit: int) -> Sequence[tuple[Embedding, str | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -16,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     String,
     Text,
     TypeDecorator,
@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from services.catalog.database import now
+from services.catalog.states import EmbeddingState, EntryState, ImportMode, IndexState, JobState, Priority
 
 # SQLite gives autoincrement (ids never reused) to INTEGER primary keys only.
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -61,52 +62,6 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
 
 
-class IndexState(StrEnum):
-    """The life of one generation of vectors."""
-
-    BUILDING = "building"
-    LIVE = "live"
-    STANDBY = "standby"
-    RETIRED = "retired"
-    FAILED = "failed"
-
-
-# Indexes that every new picture gets a ledger row in.
-MAINTAINED = (IndexState.BUILDING, IndexState.LIVE, IndexState.STANDBY)
-
-
-class EmbeddingState(StrEnum):
-    """The life of one ledger row."""
-
-    PENDING = "pending"
-    LEASED = "leased"
-    INDEXED = "indexed"
-    FAILED = "failed"
-    DELETING = "deleting"
-
-
-class JobState(StrEnum):
-    """The life of a job."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FINISHED_WITH_ERRORS = "finished_with_errors"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class EntryState(StrEnum):
-    """The life of one entry of an import."""
-
-    PENDING = "pending"  # bytes are stored, not looked at
-    ACCEPTED = "accepted"  # an image with ledger rows
-    INDEXED = "indexed"  # searchable
-    UNCHANGED = "unchanged"  # was searchable before
-    FAILED = "failed"  # error_code says why
-    CANCELLED = "cancelled"  # its job was cancelled before anybody looked at it
-
-
 class Catalog(Base):
     """A separate set of items. `live_index_id` is the switch that searches read."""
 
@@ -119,6 +74,8 @@ class Catalog(Base):
         BigId, ForeignKey("indexes.id", use_alter=True, name="fk_catalogs_live_index_id")
     )
     created_at: Mapped[datetime] = mapped_column(default=now)
+    # From then on nobody finds it; a job removes what it holds.
+    deleted_at: Mapped[datetime | None]
 
 
 class Item(Base):
@@ -173,6 +130,11 @@ class Image(Base):
     width: Mapped[int]
     height: Mapped[int]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    # Where an import found it, so that the next one replaces it if other bytes lie there, and what the server
+    # called this version of it.
+    origin: Mapped[str | None] = mapped_column(Text)
+    etag: Mapped[str | None] = mapped_column(Text)
+    last_modified: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
     deleted_at: Mapped[datetime | None]
 
@@ -233,6 +195,8 @@ class IndexRow(Base):
     job_id: Mapped[str | None] = mapped_column(String(32), ForeignKey("jobs.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
     activated_at: Mapped[datetime | None]
+    # When a worker last claimed rows of it: indexes take turns.
+    claimed_at: Mapped[datetime | None]
 
     encoder: Mapped[EncoderRow] = relationship()
     catalog: Mapped[Catalog] = relationship(foreign_keys=[catalog_id])
@@ -244,7 +208,7 @@ class Embedding(Base):
     __tablename__ = "embeddings"
     __table_args__ = (
         UniqueConstraint("image_id", "index_id"),
-        Index("ix_embeddings_work", "index_id", "state", "attempts", "id"),
+        Index("ix_embeddings_work", "index_id", "state", "priority", "attempts", "id"),
         Index(
             "ix_embeddings_deleting",
             "lease_until",
@@ -258,6 +222,8 @@ class Embedding(Base):
     image_id: Mapped[int] = mapped_column(BigId, ForeignKey("images.id"))
     index_id: Mapped[int] = mapped_column(BigId, ForeignKey("indexes.id"))
     state: Mapped[EmbeddingState] = mapped_column(String(16), default=EmbeddingState.PENDING)
+    # services.catalog.states.Priority: lower numbers are claimed first.
+    priority: Mapped[int] = mapped_column(SmallInteger, default=Priority.IMPORT)
     attempts: Mapped[int] = mapped_column(default=0)
     lease: Mapped[str | None] = mapped_column(String(32))
     lease_until: Mapped[datetime | None]
@@ -284,6 +250,12 @@ class Job(Base):
             sqlite_where=text("finished_at IS NOT NULL"),
             postgresql_where=text("finished_at IS NOT NULL"),
         ),
+        Index(
+            "ix_jobs_cancelled",
+            "id",
+            sqlite_where=text("state = 'cancelled'"),
+            postgresql_where=text("state = 'cancelled'"),
+        ),
         Index("ix_jobs_catalog_id_created_at", "catalog_id", "created_at"),
     )
 
@@ -292,6 +264,14 @@ class Job(Base):
     kind: Mapped[str] = mapped_column(String(32))
     state: Mapped[JobState] = mapped_column(String(32), default=JobState.QUEUED)
     total: Mapped[int] = mapped_column(default=0)
+    # Of an import: what becomes of items that are there, where its pictures are, how far they are listed, and when
+    # all of them were. Of other jobs: what they were asked for, and how far they are.
+    mode: Mapped[ImportMode] = mapped_column(String(16), default=ImportMode.UPSERT)
+    source: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    cursor: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    listed_at: Mapped[datetime | None]
+    # When a worker last took entries of it: imports take turns.
+    served_at: Mapped[datetime | None]
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_detail: Mapped[str | None] = mapped_column(Text)
@@ -301,11 +281,16 @@ class Job(Base):
 
 
 class JobEntry(Base):
-    """One picture named by an import, from its stored bytes to searchable or failed with a reason."""
+    """One picture named by an import, from where its bytes are to searchable or failed with a reason.
+
+    Its bytes are stored (`sha256`), lie in the job's source (`place`), or are fetched (`url`). An entry with none of
+    these changes its item's fields only.
+    """
 
     __tablename__ = "job_entries"
     __table_args__ = (
         Index("ix_job_entries_job_id_state_id", "job_id", "state", "id"),
+        Index("ix_job_entries_job_id_image_id", "job_id", "image_id"),
         Index(
             "ix_job_entries_accepted",
             "image_id",
@@ -314,6 +299,8 @@ class JobEntry(Base):
         ),
         Index(
             "ix_job_entries_waiting",
+            "job_id",
+            "due_at",
             "id",
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
@@ -331,10 +318,19 @@ class JobEntry(Base):
     job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id"))
     ref: Mapped[str] = mapped_column(Text)
     item: Mapped[dict[str, Any]]
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    place: Mapped[str | None] = mapped_column(Text)
+    url: Mapped[str | None] = mapped_column(Text)
     state: Mapped[EntryState] = mapped_column(String(16), default=EntryState.PENDING)
-    # Not a foreign key: the history of an import outlives the images it brought.
+    # Not foreign keys: the history of an import outlives the items and images it brought.
+    item_pk: Mapped[int | None] = mapped_column(BigInteger)
     image_id: Mapped[int | None] = mapped_column(BigInteger)
+    # The image that came from the same place and had other bytes; it goes when the new one is searchable.
+    replaces: Mapped[int | None] = mapped_column(BigInteger)
+    # Tries to get its bytes from a server that did not give them.
+    attempts: Mapped[int] = mapped_column(default=0)
+    # No worker looks at it before: one has it in its hands, or a server asked for patience.
+    due_at: Mapped[datetime] = mapped_column(default=now)
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_detail: Mapped[str | None] = mapped_column(Text)
 
@@ -372,3 +368,24 @@ class AnsweredRequest(Base):
     status: Mapped[int | None]
     body: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Webhook(Base):
+    """Who is to be told that a job is over. `due_at` is the next try, None when there is none."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (
+        Index(
+            "ix_webhooks_due",
+            "due_at",
+            sqlite_where=text("due_at IS NOT NULL"),
+            postgresql_where=text("due_at IS NOT NULL"),
+        ),
+    )
+
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id"), primary_key=True)
+    url: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import zipfile
 import zlib
@@ -12,18 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any
 
 from services.errors import InvalidRequest
-
-MANIFEST_NAME: Final = "items.jsonl"
-ITEM_FIELDS: Final = ("item_id", "title", "url", "attributes")
-# fmt: off
-PICTURE_SUFFIXES: Final = frozenset({
-    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe",
-    ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".tga", ".tif", ".tiff", ".webp",
-})
-# fmt: on
+from services.sources.names import ITEM_FIELDS, MANIFEST_NAME, PICTURE_SUFFIXES, clean_ref, suffix_of
 
 
 class Unreadable(Exception):
@@ -94,27 +85,15 @@ class Source:
         for file in self._files():
             if not _is_picture(file.ref):
                 if PurePosixPath(file.ref).name != MANIFEST_NAME:
-                    self.skipped[PurePosixPath(file.ref).suffix.lower() or "no extension"] += 1
+                    self.skipped[suffix_of(file.ref) or "no extension"] += 1
                 continue
             item = self._items.get(file.ref, {})
             self.described += bool(item)
             yield Picture(file.ref, file.size, file.fingerprint, item, file.read)
 
 
-def clean_ref(name: str) -> str | None:
-    """A safe relative reference for a stored name; None for what is hidden or empty.
-
-    Drive letters, leading slashes, `.`, `..` and control characters are dropped.
-    """
-    name = re.sub(r"[\x00-\x1f\x7f]", "", name.replace("\\", "/"))
-    parts = [part for part in re.sub(r"^[A-Za-z]:", "", name).split("/") if part not in ("", ".", "..")]
-    if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        return None
-    return "/".join(parts)
-
-
 def _is_picture(ref: str) -> bool:
-    return PurePosixPath(ref).suffix.lower() in PICTURE_SUFFIXES
+    return suffix_of(ref) in PICTURE_SUFFIXES
 
 
 def _folder_files(folder: Path) -> Iterator[_File]:

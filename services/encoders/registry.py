@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 
 from services.catalog import encoders, indexes
 from services.catalog.database import Database
-from services.catalog.models import EncoderRow, IndexState
+from services.catalog.models import EncoderRow
+from services.catalog.states import IndexState
 from services.encoders.checkpoint import Checkpoint, verify
 from services.encoders.manifest import Manifest
 from services.errors import AkinError, ConfigurationError, Conflict, NotFound

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
-from services.errors import ConfigurationError, NotFound, Unavailable
+from services.errors import ConfigurationError, NotFound, TooLarge, Unavailable
 
-_CLOUD_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+CLOUD_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 # A request waits for storage, so it must not be retried for minutes, which is the library's default.
 _CONNECT_TIMEOUT = timedelta(seconds=3)
 _TIMEOUT = timedelta(seconds=30)
 _RETRIES = 3
 _RETRY_TIMEOUT = timedelta(seconds=10)
 _PROBE = "probe"
+# One part waits in memory while the next comes in; S3 takes 10,000 of them for one object.
+_PART = 8 * 1024 * 1024
+_READ_AHEAD = 512 * 1024
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class BlobStore:
         Raises:
             ConfigurationError: the URL names no storage that is known, or lacks a part.
         """
-        self._open = _opener(url)
+        self._opener = opener(url)
         self._lock = threading.Lock()
         self._opened: ObjectStore | None = None
 
@@ -61,9 +69,27 @@ class BlobStore:
 
         Names are made from content (`key_of`), so the same name and size is the same content.
         """
-        with _answering():
+        with answering():
             if self._size(key) != len(data):
                 obstore.put(self._store, key, data)
+
+    def put_stream(self, key: str, chunks: Iterator[bytes], max_bytes: int) -> int:
+        """Store what an iterator yields, a few megabytes in memory at a time; returns its size.
+
+        An object of this name is replaced. Nothing is stored if the iterator raises, which is raised on.
+
+        Raises:
+            TooLarge: more than `max_bytes` came.
+        """
+        stream = _Metered(chunks, max_bytes)
+        try:
+            with answering():
+                obstore.put(self._store, key, stream, chunk_size=_PART, max_concurrency=1)
+        except Unavailable:
+            if stream.error is not None:  # the iterator's own, not the storage's
+                raise stream.error from None
+            raise
+        return stream.size
 
     def get(self, key: str) -> bytes:
         """Read an object.
@@ -71,39 +97,53 @@ class BlobStore:
         Raises:
             NotFound: there is none of this name.
         """
-        with _answering():
+        with answering():
             try:
                 return obstore.get(self._store, key).bytes().to_bytes()
             except FileNotFoundError:
                 raise NotFound("The stored bytes are missing.") from None
 
+    def open(self, key: str) -> io.BufferedReader:
+        """A seekable reader of an object, which asks for a range at a time and holds little in memory.
+
+        Its reads raise NotFound and Unavailable too.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        with answering():
+            size = self._size(key)
+        if size is None:
+            raise NotFound("The stored bytes are missing.")
+        return io.BufferedReader(_Ranges(self._store, key, size), _READ_AHEAD)
+
     def exists(self, key: str) -> bool:
         """Say whether there is an object of this name."""
-        with _answering():
+        with answering():
             return self._size(key) is not None
 
     def delete(self, key: str) -> None:
         """Remove an object; it is no error if there is none."""
-        with _answering(), suppress(FileNotFoundError):
+        with answering(), suppress(FileNotFoundError):
             obstore.delete(self._store, key)
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
         """Stream the objects under a prefix of whole path segments, in no particular order."""
-        with _answering():
+        with answering():
             for page in obstore.list(self._store, prefix or None):
                 for found in page:
                     yield Blob(found["path"], found["size"], found["last_modified"])
 
     def check(self) -> None:
         """Prove that objects can be written, by writing a tiny one of a fixed name."""
-        with _answering():
+        with answering():
             obstore.put(self._store, _PROBE, b"akin")
 
     @property
     def _store(self) -> ObjectStore:
         with self._lock:
             if self._opened is None:
-                self._opened = self._open()
+                self._opened = self._opener()
             return self._opened
 
     def _size(self, key: str) -> int | None:
@@ -113,7 +153,75 @@ class BlobStore:
             return None
 
 
-def _opener(url: str) -> Callable[[], ObjectStore]:
+class _Metered:
+    """An iterator of bytes that counts them, stops at a limit and remembers what it raised."""
+
+    def __init__(self, chunks: Iterator[bytes], limit: int) -> None:
+        self._chunks = chunks
+        self._limit = limit
+        self.size = 0
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = next(self._chunks)
+            self.size += len(chunk)
+            if self.size > self._limit:
+                raise TooLarge(f"more than {self._limit} bytes were sent")
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+        return chunk
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file; each read is one request for a range."""
+
+    def __init__(self, store: ObjectStore, key: str, size: int) -> None:
+        self._store = store
+        self._key = key
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError("negative seek position")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Buffer) -> int:
+        target = memoryview(buffer).cast("B")
+        end = min(self._at + len(target), self._size)
+        if end <= self._at:
+            return 0
+        with answering():
+            try:
+                data = obstore.get_range(self._store, self._key, start=self._at, end=end)
+            except FileNotFoundError:
+                raise NotFound("The stored bytes are missing.") from None
+        target[: len(data)] = memoryview(data)
+        self._at += len(data)
+        return len(data)
+
+
+def opener(url: str) -> Callable[[], ObjectStore]:
+    """How to open the storage of a URL, which makes a local directory and connects to nothing.
+
+    Raises:
+        ConfigurationError: the URL names no storage that is known, or lacks a part.
+    """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         return MemoryStore
@@ -122,7 +230,7 @@ def _opener(url: str) -> Callable[[], ObjectStore]:
         if not folder.is_absolute() or urlsplit(url).netloc:
             raise ConfigurationError("the storage URL of a directory is file:///absolute/path")
         return lambda: _open_folder(folder)
-    if scheme not in _CLOUD_SCHEMES:
+    if scheme not in CLOUD_SCHEMES:
         raise ConfigurationError("the storage URL begins with file://, s3://, gs://, az:// or memory://")
     try:
         store = from_url(
@@ -144,7 +252,8 @@ def _open_folder(folder: Path) -> ObjectStore:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
+    """Turn what the storage raises into Unavailable."""
     try:
         yield
     except (BaseError, OSError) as error:

@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
-from services import embedding, housekeeping, ingest, reindex
+from services import accepting, deletion, embedding, finishing, housekeeping, reindex
 from services.api.app import create_app
 from services.bootstrap import prepare
 from services.catalog.catalogs import DEFAULT, by_name
@@ -79,13 +79,14 @@ class Akin:
 
     def work(self) -> None:
         """What the workers do, until there is nothing left to do."""
-        ingest.accept_pending(self.services)
+        accepting.accept_pending(self.services)
+        deletion.advance(self.services)
         embedding.drain(self.services)
         reindex.advance(self.services)
         embedding.drain(self.services)
         reindex.advance(self.services)
         housekeeping.sweep(self.services)
-        ingest.finish_imports(self.services)
+        finishing.finish_imports(self.services)
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from services import content, ingest, jobs
+from services import accepting, content
 from services.catalog import catalogs
 from services.catalog import jobs as job_rows
 from services.catalog.database import now
-from services.catalog.models import Embedding, EmbeddingState, EntryState, JobEntry, OrphanBlob
+from services.catalog.models import Embedding, JobEntry, OrphanBlob
+from services.catalog.states import EmbeddingState, EntryState
 from services.storage.blobs import key_of
 from tests.integration.conftest import Akin, picture
 
@@ -43,10 +44,10 @@ def test_a_cancelled_import_accepts_nothing_more_and_keeps_what_it_has(
     either_akin: Akin, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     akin = either_akin
-    monkeypatch.setattr(ingest, "ENTRIES_AT_ONCE", 10)
-    monkeypatch.setattr(jobs, "CANCELLED_AT_ONCE", 7)
+    monkeypatch.setattr(accepting, "ENTRIES_AT_ONCE", 10)
+    monkeypatch.setattr(accepting, "LEFT_OUT_AT_ONCE", 7)
     job = akin.upload_many(pictures)
-    assert ingest.accept_entries(akin.services)
+    assert accepting.take_turn(akin.services)
 
     cancel(akin, job)
     at_once = akin.get(job["links"]["self"])
@@ -89,7 +90,7 @@ def test_an_import_cancelled_while_a_worker_looks_at_its_pictures_accepts_none_o
 
     monkeypatch.setattr(akin.services.decoder, "inspect_many", cancelling)
 
-    assert ingest.accept_entries(akin.services)
+    assert accepting.take_turn(akin.services)
     monkeypatch.undo()
     akin.work()
 
@@ -133,7 +134,7 @@ def test_a_retry_takes_up_what_failed_and_nothing_else(either_akin: Akin, pictur
             .where(Embedding.image_id == image)
             .values(state=EmbeddingState.FAILED, error_code="encoder", error_detail="the GPU was away")
         )
-        job_rows.reopen(job_rows.get(session, job["id"]))
+        job_rows.reopen(session, job_rows.get(session, job["id"]))
         session.execute(update(JobEntry).where(JobEntry.image_id == image).values(state=EntryState.ACCEPTED))
     akin.work()
     before = akin.get(job["links"]["self"])
@@ -154,7 +155,7 @@ def test_a_retry_takes_up_what_failed_and_nothing_else(either_akin: Akin, pictur
 
 def test_a_retry_brings_back_no_deleted_picture(akin: Akin) -> None:
     job = akin.upload_many({"a.jpg": picture(1), "b.txt": b"none"})
-    ingest.accept_pending(akin.services)
+    accepting.accept_pending(akin.services)
     assert akin.call("DELETE", "/v1/items/a").status_code == 204
     akin.work()
     assert akin.get(job["links"]["self"])["failed_by_code"] == {"image_deleted": 1, "image_unrecognised": 1}

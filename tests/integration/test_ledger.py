@@ -12,23 +12,13 @@ import pytest
 from sqlalchemy import select, update
 
 from services.bootstrap import migrate
-from services.catalog import catalogs, indexes, items, jobs, ledger
+from services.catalog import catalogs, entries, indexes, items, jobs, ledger, removal
 from services.catalog.catalogs import lock_exclusive, lock_shared
 from services.catalog.database import Database, now
 from services.catalog.items import ItemFields, Picture
 from services.catalog.ledger import Lease
-from services.catalog.models import (
-    Catalog,
-    Embedding,
-    EmbeddingState,
-    EncoderRow,
-    EntryState,
-    Image,
-    IndexState,
-    Job,
-    JobEntry,
-    OrphanBlob,
-)
+from services.catalog.models import Catalog, Embedding, EncoderRow, Image, Job, JobEntry, OrphanBlob
+from services.catalog.states import EmbeddingState, EntryState, IndexState, Priority
 
 MINUTE = timedelta(minutes=1)
 
@@ -58,7 +48,7 @@ def add_images(database: Database, count: int, start: int = 0) -> list[int]:
             seen = Picture(f"sha-{number}", "jpeg", "image/jpeg", 10, 10, 100)
             ((image_id, created),) = items.add_images(session, 1, [(item, seen)])
             assert created
-            ledger.open_rows(session, [image_id], 1)
+            ledger.open_rows(session, [image_id], 1, Priority.IMPORT)
             ids.append(image_id)
     return ids
 
@@ -140,7 +130,7 @@ def test_a_deleted_image_is_the_abandoned_one(database: Database) -> None:
     kept, deleted = add_images(database, 2)
     lease = claimed(database)
     with database.transaction() as session:
-        assert ledger.delete_images(session, [deleted]) == 1
+        assert removal.delete_images(session, [deleted]) == 1
 
     marked = mark(database, lease)
 
@@ -154,30 +144,30 @@ def test_a_delete_waits_for_the_lease_and_only_for_that(database: Database) -> N
     leased, _pending = add_images(database, 2)
     claimed(database, limit=1)
     with database.transaction() as session:
-        ledger.delete_images(session, select(Image.id))
+        removal.delete_images(session, select(Image.id))
 
     with database.reading() as session:
-        first = ledger.deletable(session, 10)
+        first = removal.deletable(session, 10)
     assert first is not None
     assert leased not in first.image_ids
 
     end_leases(database)
     with database.transaction() as session:
-        deletion = ledger.deletable(session, 10)
+        deletion = removal.deletable(session, 10)
         assert deletion is not None
-        ledger.forget(session, deletion)
+        removal.forget(session, deletion)
         assert session.scalars(select(Image.id)).all() == []
 
 
 def test_an_id_is_never_used_again(database: Database) -> None:
     *_, last = add_images(database, 3)
     with database.transaction() as session:
-        ledger.delete_images(session, select(Image.id))
+        removal.delete_images(session, select(Image.id))
     end_leases(database)
     with database.transaction() as session:
-        deletion = ledger.deletable(session, 10)
+        deletion = removal.deletable(session, 10)
         assert deletion is not None
-        ledger.forget(session, deletion)
+        removal.forget(session, deletion)
 
     (again,) = add_images(database, 1)
 
@@ -285,7 +275,7 @@ def test_a_delete_racing_the_backfill_leaves_no_row_to_embed(database: Database)
         together.wait()
         for image in images:
             with database.transaction() as session:
-                ledger.delete_images(session, [image])
+                removal.delete_images(session, [image])
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(backfill), pool.submit(delete)]:
@@ -303,19 +293,19 @@ def test_an_entry_follows_the_index_that_is_live_now(database: Database) -> None
         entry = JobEntry(job_id=job.id, ref="x", item={}, sha256="s", state=EntryState.ACCEPTED, image_id=image)
         session.add(entry)
         building = indexes.create(session, 1, 2, IndexState.BUILDING, None)
-        ledger.open_rows(session, [image], 1)
+        ledger.open_rows(session, [image], 1, Priority.IMPORT)
     mark(database, claimed(database, index_id=building.id))
     with database.transaction() as session:
-        jobs.settle(session)
-        assert jobs.entry_counts(session, job.id)[EntryState.ACCEPTED] == 1
+        entries.settle(session)
+        assert entries.counts(session, job.id)[EntryState.ACCEPTED] == 1
 
         catalog = catalogs.lock_exclusive(session, 1)
         live = indexes.get(session, building.id)
         assert live is not None
         indexes.switch(session, catalog, live)
-        jobs.settle(session)
+        entries.settle(session)
 
-        assert jobs.entry_counts(session, job.id)[EntryState.INDEXED] == 1
+        assert entries.counts(session, job.id)[EntryState.INDEXED] == 1
 
 
 def test_two_uploads_of_the_same_bytes_at_once_are_one_image(database: Database) -> None:
@@ -399,17 +389,17 @@ def test_two_that_each_drop_a_row_of_an_image_do_not_leave_it_behind(database: D
         standby = indexes.create(session, 1, 2, IndexState.STANDBY, None)
     images = add_images(database, 20)
     with database.transaction() as session:
-        ledger.delete_images(session, images)
+        removal.delete_images(session, images)
     end_leases(database)
     together = threading.Barrier(2)
 
     def forget(index_id: int) -> None:
         with database.reading() as session:
             rows = session.execute(select(Embedding.id, Embedding.image_id).where(Embedding.index_id == index_id)).all()
-        deletion = ledger.Deletion("any", tuple(r.image_id for r in rows), tuple(r.id for r in rows))
+        deletion = removal.Deletion("any", tuple(r.image_id for r in rows), tuple(r.id for r in rows))
         together.wait()
         with database.transaction() as session:
-            ledger.forget(session, deletion)
+            removal.forget(session, deletion)
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(forget, 1), pool.submit(forget, standby.id)]:

@@ -13,7 +13,8 @@ from sqlalchemy import select, update
 from services import content, embedding, reindex
 from services.catalog import catalogs, indexes, jobs, ledger
 from services.catalog.database import now
-from services.catalog.models import Embedding, EmbeddingState, Image, IndexRow, IndexState, OrphanBlob
+from services.catalog.models import Embedding, Image, IndexRow, OrphanBlob
+from services.catalog.states import EmbeddingState, IndexState
 from services.errors import NotFound, Unavailable
 from services.storage.blobs import key_of
 from tests.integration.conftest import Akin, picture

@@ -17,7 +17,8 @@ from sqlalchemy import func, select
 
 from services.catalog import catalogs
 from services.catalog.database import Database
-from services.catalog.models import Embedding, EmbeddingState, Image, IndexRow
+from services.catalog.models import Embedding, Image, IndexRow
+from services.catalog.states import EmbeddingState
 from services.client import AkinClient, UploadFile
 from services.stack.background import background_stack
 from services.stack.state import RunState

@@ -18,7 +18,7 @@ def shown(name: str) -> str:
     default = Settings.model_fields[name].default
     if name == "decode_processes":
         return "cores, at most 8"
-    if default is None or isinstance(default, SecretStr):
+    if default in (None, "") or isinstance(default, SecretStr):
         return "unset"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

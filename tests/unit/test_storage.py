@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import socket
 import stat
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from services.errors import ConfigurationError, NotFound, Unavailable
+from services.errors import ConfigurationError, NotFound, TooLarge, Unavailable
 from services.storage.blobs import BlobStore, key_of
 
 DATA = b"the bytes of a picture"
@@ -97,6 +99,80 @@ def test_many_threads_may_put_the_same_bytes(store: BlobStore) -> None:
     assert [blob.key for blob in store.list()] == [KEY]
 
 
+@pytest.mark.parametrize("size", [0, 1, 20_000_000])
+def test_what_is_streamed_in_is_got(store: BlobStore, size: int) -> None:
+    chunks = [b"x" * min(1_000_000, size - at) for at in range(0, size, 1_000_000)]
+
+    assert store.put_stream("uploads/a", iter(chunks), max_bytes=size) == size
+    assert store.get("uploads/a") == b"x" * size
+
+
+def test_streaming_replaces_what_was_there(store: BlobStore) -> None:
+    store.put("uploads/a", b"former")
+
+    store.put_stream("uploads/a", iter([b"newer!"]), max_bytes=6)
+
+    assert store.get("uploads/a") == b"newer!"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("cut off"), OSError("reset"), NotFound("gone")])
+def test_a_stream_that_breaks_raises_its_own_error_and_leaves_nothing(tmp_path: Path, error: Exception) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * 20_000_000
+        raise error
+
+    store = BlobStore(tmp_path.as_uri())
+
+    with pytest.raises(type(error)) as caught:
+        store.put_stream("uploads/a", chunks(), max_bytes=10**9)
+
+    assert caught.value is error
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_stream_over_the_limit_is_too_large_and_leaves_nothing(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path.as_uri())
+
+    with pytest.raises(TooLarge):
+        store.put_stream("uploads/a", iter([b"x" * 1000] * 11), max_bytes=10_000)
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_opened_object_is_read_at_random(store: BlobStore) -> None:
+    data = bytes(range(256)) * 10_000
+    store.put(KEY, data)
+
+    with store.open(KEY) as reader:
+        assert reader.read(10) == data[:10]
+        assert reader.seek(-5, io.SEEK_END) == len(data) - 5
+        assert reader.read(10) == data[-5:]
+        assert reader.seek(2_000_001) == 2_000_001
+        assert reader.read(600_000) == data[2_000_001:2_600_001]
+        assert reader.seek(10**12) == 10**12
+        assert reader.read(1) == b""
+        reader.seek(0)
+        assert reader.read() == data
+
+
+def test_an_empty_object_is_read(store: BlobStore) -> None:
+    store.put(KEY, b"")
+
+    assert store.open(KEY).read() == b""
+
+
+def test_opening_what_is_not_there_or_reading_what_went_is_not_found(store: BlobStore) -> None:
+    with pytest.raises(NotFound):
+        store.open(KEY)
+    store.put(KEY, DATA)
+    reader = store.open(KEY)
+
+    store.delete(KEY)
+
+    with pytest.raises(NotFound):
+        reader.read()
+
+
 def test_the_directory_is_made_when_needed_and_is_private(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "blobs"
     store = BlobStore(folder.as_uri())
@@ -131,7 +207,15 @@ def test_a_server_that_does_not_answer_is_unavailable(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
     store = BlobStore("s3://bucket/prefix")
 
-    for use in (store.check, lambda: store.put(KEY, DATA), lambda: store.get(KEY), lambda: store.exists(KEY)):
+    uses: list[Callable[[], object]] = [
+        store.check,
+        lambda: store.put(KEY, DATA),
+        lambda: store.get(KEY),
+        lambda: store.exists(KEY),
+        lambda: store.open(KEY),
+        lambda: store.put_stream(KEY, iter([DATA]), max_bytes=100),
+    ]
+    for use in uses:
         with pytest.raises(Unavailable):
             use()
 

@@ -1,0 +1,206 @@
+"""The imports loop: list what a source names, get the bytes, look at them, and open ledger rows.
+
+A worker takes a turn with one import, a piece of it, and then the next turn, so that no import and no catalog waits
+for the end of another. Entries that it has in its hands are not due for others until a lease has passed; whatever
+it holds when it is killed is due again then, and settling twice is not possible: rows that are no longer pending are
+left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from services import content
+from services.additions import Added, add, entry_state
+from services.catalog import catalogs, entries, items, jobs, ledger, removal
+from services.catalog.database import now
+from services.catalog.items import ItemFields, Picture
+from services.catalog.models import Job, JobEntry
+from services.catalog.states import EntryState, ImportMode, JobState, Priority
+from services.errors import ImageRejected
+from services.gathering import FieldsOnly, Found, Gathered, NotYet, Refused, Unmodified, gather
+from services.listing import list_more
+from services.queue import Task
+from services.wiring import Services
+
+logger = logging.getLogger(__name__)
+
+ENTRIES_AT_ONCE = 64
+TASK_SECONDS = 20.0
+# Entries of one import that are listed before they are looked at, and pictures that imports put into the ledger
+# before they are embedded: the rest waits where it is.
+LISTED_AHEAD = 2_000
+LEDGER_AHEAD = 5_000
+LEFT_OUT_AT_ONCE = 1_000
+# A server that does not give a picture is asked so often, after pauses that grow fourfold from this.
+FETCH_ATTEMPTS = 4
+FIRST_PAUSE = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Good:
+    """A picture that can be embedded. `data` is None where it is stored already."""
+
+    picture: Picture
+    data: bytes | None
+
+
+Outcome = Good | Unmodified | FieldsOnly | NotYet | Refused
+
+
+def accept_pending(services: Services, seconds: float = TASK_SECONDS) -> None:
+    """Go on with imports until there are none or the time is up; then the next run is in the queue.
+
+    Raises:
+        Unavailable: a part is away; what was in hand was given back.
+    """
+    until = time.monotonic() + seconds
+    while take_turn(services):
+        if time.monotonic() > until:
+            services.queue.wake(Task.IMPORTS)
+            return
+
+
+def take_turn(services: Services) -> bool:
+    """Go on with the import whose turn it is; False where none has anything to do, or the ledger is full."""
+    with services.database.reading() as session:
+        if ledger.waiting(session, LEDGER_AHEAD) >= LEDGER_AHEAD:
+            return False
+    with services.database.transaction() as session:
+        job = jobs.take_turn(session)
+        if job is None:
+            return False
+        if job.state == JobState.CANCELLED:
+            entries.leave_out(session, job.id, LEFT_OUT_AT_ONCE)
+            return True
+    if job.listed_at is None:
+        with services.database.reading() as session:
+            listed = entries.due(session, job.id, LISTED_AHEAD)
+        if listed < LISTED_AHEAD:
+            list_more(services, job)
+    _accept(services, job)
+    services.queue.wake(Task.FINISH)
+    return True
+
+
+def _accept(services: Services, job: Job) -> None:
+    """Look at the next entries of an import.
+
+    The pictures are looked at outside of any transaction.
+    """
+    lease = timedelta(seconds=services.settings.lease_seconds)
+    with services.database.transaction() as session:
+        claimed = entries.claim(session, job.id, ENTRIES_AT_ONCE, now() + lease)
+    left = {entry.id for entry in claimed}
+    try:
+        for piece in gather(services, job, claimed):
+            looked = _inspect(services, piece)
+            blobs = {o.picture.sha256: o.data for o in looked.values() if isinstance(o, Good) and o.data is not None}
+            for data in blobs.values():
+                content.store(services, data)
+            with services.database.transaction() as session:
+                _settle(session, job.id, looked)
+                removal.keep_orphans(session, list(blobs))
+            content.ensure_stored(services, blobs)
+            left -= looked.keys()
+            services.queue.wake(Task.EMBED)
+    finally:
+        if left:
+            with services.database.transaction() as session:
+                entries.release(session, left)
+
+
+def _inspect(services: Services, piece: Sequence[tuple[JobEntry, Gathered]]) -> dict[int, Outcome]:
+    found = [(entry, gathered) for entry, gathered in piece if isinstance(gathered, Found)]
+    looked: dict[int, Outcome] = {entry.id: g for entry, g in piece if not isinstance(g, Found)}
+    headers = services.decoder.inspect_many([gathered.data for _, gathered in found])
+    for (entry, gathered), info in zip(found, headers, strict=True):
+        if isinstance(info, ImageRejected):
+            looked[entry.id] = Refused(info.code, info.detail)
+            continue
+        data = gathered.data
+        sha256 = entry.sha256 if gathered.stored and entry.sha256 else content.sha256_of(data)
+        picture = Picture(sha256, info.format, info.media_type, info.width, info.height, len(data), gathered.origin)
+        looked[entry.id] = Good(picture, None if gathered.stored else data)
+    return looked
+
+
+def _settle(session: Session, job_id: str, looked: Mapping[int, Outcome]) -> None:
+    # Locked: a cancel comes before these entries are accepted, or after.
+    job = jobs.get(session, job_id, lock=True)
+    if job.state == JobState.CANCELLED:
+        return
+    jobs.start(job)
+    catalogs.lock_shared(session, job.catalog_id)
+    pending = entries.still_pending(session, list(looked))
+    if job.mode == ImportMode.CREATE:
+        pending = _refuse_existing(session, job, pending)
+    for entry in pending:
+        outcome = looked[entry.id]
+        if isinstance(outcome, Refused):
+            _fail(session, entry, outcome)
+        elif isinstance(outcome, NotYet):
+            _put_off(session, entry, outcome)
+    _settle_fields(session, job, [e for e in pending if isinstance(looked[e.id], FieldsOnly | Unmodified)], looked)
+    good = [(entry, outcome) for entry in pending if isinstance(outcome := looked[entry.id], Good)]
+    _settle_good(session, job, good)
+
+
+def _refuse_existing(session: Session, job: Job, pending: Sequence[JobEntry]) -> list[JobEntry]:
+    """Of an import that only creates, the entries whose item was there before it began fail."""
+    there = items.older_than(session, job.catalog_id, {e.item["item_id"] for e in pending}, job.created_at)
+    for entry in pending:
+        if entry.item["item_id"] in there:
+            _fail(session, entry, Refused("item_exists", "the catalog has this item, and the import is to create only"))
+    return [entry for entry in pending if entry.item["item_id"] not in there]
+
+
+def _fail(session: Session, entry: JobEntry, refused: Refused) -> None:
+    entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, refused.code, refused.detail
+    if entry.sha256 is not None:
+        removal.note_orphans(session, [entry.sha256])
+
+
+def _put_off(session: Session, entry: JobEntry, reason: NotYet) -> None:
+    entry.attempts += 1
+    if entry.attempts >= FETCH_ATTEMPTS:
+        _fail(session, entry, Refused("fetch_failed", reason.detail))
+    else:
+        entry.due_at = now() + FIRST_PAUSE * 4 ** (entry.attempts - 1)
+
+
+def _settle_fields(session: Session, job: Job, unpictured: Sequence[JobEntry], looked: Mapping[int, Outcome]) -> None:
+    """Entries without a picture, or with one that has not changed: what they say of their items."""
+    if not unpictured:
+        return
+    item_pks = items.upsert(session, job.catalog_id, [ItemFields(**entry.item) for entry in unpictured])
+    for entry in unpictured:
+        outcome = looked[entry.id]
+        entry.item_pk = item_pks[entry.item["item_id"]]
+        if not isinstance(outcome, Unmodified):
+            entry.state = EntryState.UNCHANGED
+        elif items.images_by_id(session, job.catalog_id, [outcome.image_id]):
+            ledger.retry_failed(session, [outcome.image_id])
+            entry.image_id = outcome.image_id
+            entry.state = entry_state(session, Added(entry.item_pk, outcome.image_id, created=False))
+        else:  # deleted meanwhile: fetched anew
+            entry.due_at = now()
+
+
+def _settle_good(session: Session, job: Job, good: Sequence[tuple[JobEntry, Good]]) -> None:
+    wanted = [(ItemFields(**entry.item), outcome.picture) for entry, outcome in good]
+    places = {(f.item_id, picture.origin.place) for f, picture in wanted if picture.origin is not None}
+    before = {key: image.id for key, image in items.from_origins(session, job.catalog_id, places).items()}
+    for (entry, outcome), added in zip(good, add(session, job.catalog_id, wanted, Priority.IMPORT), strict=True):
+        origin = outcome.picture.origin
+        former = before.get((entry.item["item_id"], origin.place)) if origin is not None else None
+        entry.replaces = former if former != added.image_id else None
+        entry.item_pk, entry.image_id = added.item_pk, added.image_id
+        entry.sha256 = outcome.picture.sha256
+        entry.state = entry_state(session, added)

@@ -1,0 +1,156 @@
+"""Listing what the source of an import names, in bounded pieces, as entries of its job.
+
+How far it got is kept with the entries in one transaction. A worker keeps the source open from piece to piece;
+another, after a crash, goes on from what is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import insert
+
+from services import content
+from services.catalog import jobs, removal
+from services.catalog.database import now
+from services.catalog.models import Job, JobEntry
+from services.catalog.states import EntryState, JobState
+from services.errors import AkinError, FetchFailed, FetchRefused, Forbidden, InvalidRequest, NotFound, TooLarge
+from services.sources import stored
+from services.sources.base import Cursor, Reference, Source
+from services.wiring import Services
+
+LISTED_AT_ONCE = 1_000
+# References of one piece that carry their bytes, as those of tar archives do.
+PIECE_BYTES = 64 * 1024 * 1024
+PIECE_SECONDS = 5.0
+# The file at an address is fetched within one task.
+FETCHED_BYTES = 512 * 1024 * 1024
+FETCHED_SECONDS = 120.0
+
+
+def list_more(services: Services, job: Job) -> None:
+    """List the next references of an import's source.
+
+    A source that cannot be read on ends the listing, and the job will fail with the reason; what was listed before
+    remains.
+
+    Raises:
+        Unavailable: the storage does not answer; nothing was listed.
+    """
+    error: AkinError | None = None
+    references: list[Reference] = []
+    cursor, done = job.cursor, False
+    try:
+        if job.source["kind"] == "url":
+            _fetch_source(services, job)
+        references, cursor, done = _next_piece(services, job)
+    except (InvalidRequest, NotFound, Forbidden, TooLarge) as problem:
+        error, done = problem, True
+    blobs = {content.store(services, found.data): found.data for found in references if found.data is not None}
+    with services.database.transaction() as session:
+        current = jobs.get(session, job.id, lock=True)
+        if current.cursor != job.cursor or current.listed_at is not None or current.state == JobState.CANCELLED:
+            services.walks.forget(job.id)  # another worker was quicker, or nobody wants it any more
+            removal.note_orphans(session, list(blobs))
+            return
+        if references:
+            session.execute(insert(JobEntry), [_row(job.id, found) for found in references])
+        removal.keep_orphans(session, list(blobs))
+        jobs.start(current)
+        current.cursor = cursor
+        current.total += len(references)
+        if done:
+            current.listed_at = now()
+        if error is not None:
+            current.error_code, current.error_detail = error.code, error.detail
+    content.ensure_stored(services, blobs)
+
+
+def open_source(services: Services, job: Job) -> Source:
+    """The source of an import, kept open for the next call.
+
+    Raises:
+        NotFound: its archive or manifest is gone.
+        InvalidRequest: it cannot be read.
+        Forbidden: no configured root holds it any more.
+        Unavailable: the storage does not answer.
+    """
+    return services.walks.source(job.id, lambda: _open(services, job))
+
+
+def _open(services: Services, job: Job) -> Source:
+    source = job.source
+    if source["kind"] == "location":
+        return services.roots.open(source["location"])
+    base = services.roots.open(source["base"]) if source.get("base") else None
+    file = services.blobs.open(content.source_key(job.id))
+    return stored.open_stored(
+        file, form=source.get("form"), media_type=source.get("media_type"), base=base,
+        max_bytes=services.settings.max_image_bytes,
+    )  # fmt: skip
+
+
+def _next_piece(services: Services, job: Job) -> tuple[list[Reference], Cursor, bool]:
+    """References, the cursor after them, and whether there are no more."""
+    source = open_source(services, job)
+    walk = services.walks.walk(job.id, job.cursor, source)
+    until = time.monotonic() + PIECE_SECONDS
+    references: list[Reference] = []
+    cursor, size = job.cursor, 0
+    try:
+        for reference, after in walk:
+            references.append(reference)
+            cursor = after
+            size += len(reference.data or b"")
+            if len(references) >= LISTED_AT_ONCE or size >= PIECE_BYTES or time.monotonic() > until:
+                services.walks.keep(job.id, cursor, walk)
+                return references, cursor, False
+    except InvalidRequest:
+        if not references:
+            raise
+        return references, cursor, False  # the next piece begins, and ends, where this one could not go on
+    return references, cursor, True
+
+
+def _row(job_id: str, found: Reference) -> dict[str, Any]:
+    row = {
+        "job_id": job_id,
+        "ref": found.ref,
+        "item": asdict(found.item),
+        "place": found.place,
+        "url": found.url,
+        "sha256": content.sha256_of(found.data) if found.data is not None else None,
+        "state": EntryState.PENDING,
+        "error_code": None,
+        "error_detail": None,
+        "due_at": now(),
+    }
+    if found.problem is not None:
+        row |= {
+            "state": EntryState.FAILED,
+            "error_code": found.problem.code,
+            "error_detail": found.problem.detail,
+        }
+    return row
+
+
+def _fetch_source(services: Services, job: Job) -> None:
+    """Fetch an archive or manifest to where uploaded ones are kept.
+
+    Raises:
+        InvalidRequest: no server gives it.
+        TooLarge: it is too large to be fetched in one go.
+    """
+    try:
+        with services.fetcher.download(job.source["url"], max_bytes=FETCHED_BYTES, seconds=FETCHED_SECONDS) as download:
+            assert download is not None
+            services.blobs.put_stream(content.source_key(job.id), download.chunks, FETCHED_BYTES)
+    except (FetchFailed, FetchRefused) as error:
+        raise InvalidRequest(f"{job.source['url']}: {error.detail}", code=error.code) from error
+    with services.database.transaction() as session:
+        current = jobs.get(session, job.id, lock=True)
+        current.source = {**current.source, "kind": "stored"}
+    job.source = {**job.source, "kind": "stored"}

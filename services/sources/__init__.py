@@ -1,0 +1,1 @@
+"""Where imports read pictures from: archives, folders, prefixes of object storage, manifests."""
