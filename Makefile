@@ -11,7 +11,7 @@ IMAGES ?=
 ONCE ?=
 ENCODER ?=
 
-.PHONY: help demo up test test-full browser bench-encode format clean
+.PHONY: help demo up test test-full browser bench-encode bench-ingest format clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ browser: ## Install the browser of the browser tests, where there is none (Debia
 
 bench-encode: .venv/test ## Measure images/s from files to vectors. IMAGES=folder-or-zip, ENCODER=name as you like.
 	$(BIN)/python -m tests.benchmarks.bench_encode $(if $(IMAGES),--images '$(IMAGES)') $(if $(ENCODER),--encoder '$(ENCODER)')
+
+bench-ingest: .venv/test ## Measure ingest beside a bare loop, and CPU time by stage. IMAGES=folder-or-zip as you like.
+	$(BIN)/python -m tests.benchmarks.bench_ingest $(if $(IMAGES),--images '$(IMAGES)')
 
 format: .venv/test ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .

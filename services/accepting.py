@@ -31,7 +31,7 @@ from services.wiring import Services
 
 logger = logging.getLogger(__name__)
 
-ENTRIES_AT_ONCE = 64
+ENTRIES_AT_ONCE = 256
 TASK_SECONDS = 20.0
 # Entries of one import that are listed before they are looked at, and pictures that imports put into the ledger
 # before they are embedded: the rest waits where it is.

@@ -1,7 +1,7 @@
 """The ledger loop: claim → read → decode and preprocess → encode → upsert → mark.
 
-The table of races is in services/catalog/ledger.py. Reading and decoding of the next batch go on while the
-present one is encoded and written.
+The table of races is in services/catalog/ledger.py. Reading and decoding of the next batch and
+writing of the last go on while the present one is encoded.
 """
 
 from __future__ import annotations
@@ -48,6 +48,19 @@ class Batch:
     rejected: tuple[tuple[Claim, ImageRejected], ...]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A batch with its vectors: float32 (n, d), a row for each of `good`; the encoder sees nothing in `degenerate`."""
+
+    lease: Lease
+    collection: str
+    dimension: int
+    good: tuple[Claim, ...]
+    vectors: NDArray[np.float32]
+    degenerate: tuple[Claim, ...]
+    rejected: tuple[tuple[Claim, ImageRejected], ...]
+
+
 def drain(services: Services, seconds: float = TASK_SECONDS) -> int:
     """Embed what the ledger holds until it is empty or the time is up; returns how many pictures were indexed.
 
@@ -58,30 +71,38 @@ def drain(services: Services, seconds: float = TASK_SECONDS) -> int:
     """
     until = time.monotonic() + seconds
     indexed = 0
-    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
-        upcoming: Future[Batch | None] | None = ahead.submit(prepare, services)
-        while upcoming is not None:
-            batch = upcoming.result()
-            if batch is None:
-                break
-            upcoming = ahead.submit(prepare, services) if time.monotonic() < until else None
-            try:
-                indexed += write(services, batch)
-            except BaseException:
-                _give_back(services, upcoming)
-                raise
-        else:
-            services.queue.wake(Task.EMBED)
+    upcoming: Future[Batch | None] | None = None
+    encoded: Encoded | None = None
+    writing: Future[int] | None = None
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead,
+        ThreadPoolExecutor(1, thread_name_prefix="write") as behind,
+    ):
+        try:
+            upcoming = ahead.submit(prepare, services)
+            while upcoming is not None and (batch := upcoming.result()) is not None:
+                upcoming = ahead.submit(prepare, services) if time.monotonic() < until else None
+                encoded = encode(services, batch)
+                indexed += writing.result() if writing else 0
+                writing = behind.submit(write, services, encoded) if encoded else None
+                encoded = None
+            indexed += writing.result() if writing else 0
+        except BaseException:
+            _give_back(services, upcoming, encoded)
+            raise
+    if upcoming is None:
+        services.queue.wake(Task.EMBED)
     if indexed:
         services.queue.wake(Task.FINISH)
     return indexed
 
 
-def _give_back(services: Services, upcoming: Future[Batch | None] | None) -> None:
-    # A preparation that failed gave its own rows back.
+def _give_back(services: Services, upcoming: Future[Batch | None] | None, encoded: Encoded | None) -> None:
+    # A step that failed gave its own rows back.
     batch = upcoming.result() if upcoming and upcoming.exception() is None else None
-    if batch:
-        _release(services, batch.lease)
+    for in_hand in (batch, encoded):
+        if in_hand:
+            _release(services, in_hand.lease)
 
 
 def prepare(services: Services) -> Batch | None:
@@ -178,51 +199,69 @@ def _decode(
     return tuple(good), pixels, tuple(rejected)
 
 
-def write(services: Services, batch: Batch) -> int:
-    """Encode a batch, upsert its vectors and mark its rows; returns how many were marked indexed.
+def encode(services: Services, batch: Batch) -> Encoded | None:
+    """Encode a batch; None where that failed, which is recorded.
+
+    Raises:
+        Unavailable: the encoder's weights cannot be read; the rows were given back.
+    """
+    with _accounting(services, batch.lease):
+        vectors = np.empty((0, batch.dimension), np.float32)
+        if batch.claims:
+            vectors = services.encoders.encoder(batch.encoder).encode(batch.pixels)
+        directed: NDArray[np.bool_] = np.any(vectors, axis=1)
+        good = tuple(claim for claim, has_direction in zip(batch.claims, directed, strict=True) if has_direction)
+        degenerate = tuple(claim for claim, has_one in zip(batch.claims, directed, strict=True) if not has_one)
+        return Encoded(
+            batch.lease, batch.collection, batch.dimension, good, vectors[directed], degenerate, batch.rejected
+        )
+    return None
+
+
+def write(services: Services, encoded: Encoded) -> int:
+    """Upsert a batch's vectors and mark its rows; returns how many were marked indexed.
 
     Raises:
         Unavailable: Milvus or the database is away; the rows were given back.
     """
-    with _accounting(services, batch.lease) as account:
-        good, vectors, degenerate = _encode(services, batch)
-        if now() > batch.lease.until:
+    with _accounting(services, encoded.lease) as account:
+        if now() > encoded.lease.until:
             # Others may hold the rows by now; a write that ends after `ledger.WRITE_MARGIN` could outlive a delete.
-            logger.warning("lease %s ended before its batch was encoded", batch.lease.token)
+            logger.warning("lease %s ended before its batch was encoded", encoded.lease.token)
             return 0
-        if good:
-            services.vectors.create(batch.collection, batch.dimension)
-            services.vectors.upsert(batch.collection, [claim.image_id for claim in good], vectors)
+        if encoded.good:
+            _upsert(services, encoded)
     if account.failed:
         return 0
-    return _mark(services, batch, good, degenerate)
+    return _mark(services, encoded)
 
 
-def _encode(services: Services, batch: Batch) -> tuple[list[Claim], NDArray[np.float32], list[Claim]]:
-    if not batch.claims:
-        return [], np.empty((0, batch.dimension), np.float32), []
-    vectors = services.encoders.encoder(batch.encoder).encode(batch.pixels)
-    directed: NDArray[np.bool_] = np.any(vectors, axis=1)
-    good = [claim for claim, has_direction in zip(batch.claims, directed, strict=True) if has_direction]
-    degenerate = [claim for claim, has_direction in zip(batch.claims, directed, strict=True) if not has_direction]
-    return good, vectors[directed], degenerate
+def _upsert(services: Services, encoded: Encoded) -> None:
+    ids = [claim.image_id for claim in encoded.good]
+    services.vectors.create(encoded.collection, encoded.dimension)
+    try:
+        services.vectors.upsert(encoded.collection, ids, encoded.vectors)
+    except NotFound:  # lost since this process made it: made anew, and the audit brings back what it held
+        services.vectors.create(encoded.collection, encoded.dimension)
+        services.vectors.upsert(encoded.collection, ids, encoded.vectors)
 
 
-def _mark(services: Services, batch: Batch, good: list[Claim], degenerate: list[Claim]) -> int:
-    written = {claim.embedding_id for claim in good}
+def _mark(services: Services, encoded: Encoded) -> int:
+    lease = encoded.lease
+    written = {claim.embedding_id for claim in encoded.good}
     with services.database.transaction() as session:
-        marked = ledger.mark_indexed(session, batch.lease, written)
-        for claim in degenerate:
+        marked = ledger.mark_indexed(session, lease, written)
+        for claim in encoded.degenerate:
             ledger.mark_failed(
-                session, batch.lease, claim.embedding_id, "embedding_degenerate", "the encoder sees nothing in it"
+                session, lease, claim.embedding_id, "embedding_degenerate", "the encoder sees nothing in it"
             )
-        for claim, error in batch.rejected:
+        for claim, error in encoded.rejected:
             mark = ledger.mark_for_retry if error.reason in RETRIED else ledger.mark_failed
-            mark(session, batch.lease, claim.embedding_id, error.code, error.detail)
-        abandoned = ledger.abandoned(session, batch.lease, written - marked) if written - marked else []
-        entries.settle(session, [claim.image_id for claim in batch.lease.claims])
+            mark(session, lease, claim.embedding_id, error.code, error.detail)
+        abandoned = ledger.abandoned(session, lease, written - marked) if written - marked else []
+        entries.settle(session, [claim.image_id for claim in lease.claims])
     if abandoned:
-        services.vectors.delete(batch.collection, abandoned)
+        services.vectors.delete(encoded.collection, abandoned)
     return len(marked)
 
 

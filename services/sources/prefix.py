@@ -14,7 +14,7 @@ from services.errors import ImageReason, ImageRejected, InvalidRequest
 from services.sources.base import Cursor, Reference, is_passed_over
 from services.sources.names import MANIFEST_NAME, clean_ref
 from services.sources.records import MAX_DESCRIPTIONS_BYTES, UNREADABLE_MANIFEST, Descriptions
-from services.storage.blobs import answering
+from services.storage.streams import answering
 
 UNREADABLE_PREFIX: Final = "prefix_unreadable"
 _PAGE: Final = 1000

@@ -99,7 +99,8 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def programs(settings: Settings) -> list[Program]:
     """The application's processes, in the order in which they start."""
-    variables = environment(settings)
+    # Threads of PyTorch that wait for each other sleep instead of spinning: other processes want the cores.
+    variables = {"OMP_WAIT_POLICY": "PASSIVE", **environment(settings)}
 
     def worker(name: str, queues: str) -> Program:
         return Program(

@@ -5,21 +5,18 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
-from services.errors import ConfigurationError, NotFound, TooLarge, Unavailable
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from services.errors import ConfigurationError, NotFound, Unavailable
+from services.storage.streams import Metered, Ranges, answering
 
 CLOUD_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 # A request waits for storage, so it must not be retried for minutes, which is the library's default.
@@ -81,7 +78,7 @@ class BlobStore:
         Raises:
             TooLarge: more than `max_bytes` came.
         """
-        stream = _Metered(chunks, max_bytes)
+        stream = Metered(chunks, max_bytes)
         try:
             with answering():
                 obstore.put(self._store, key, stream, chunk_size=_PART, max_concurrency=1)
@@ -115,7 +112,7 @@ class BlobStore:
             size = self._size(key)
         if size is None:
             raise NotFound("The stored bytes are missing.")
-        return io.BufferedReader(_Ranges(self._store, key, size), _READ_AHEAD)
+        return io.BufferedReader(Ranges(self._store, key, size), _READ_AHEAD)
 
     def exists(self, key: str) -> bool:
         """Say whether there is an object of this name."""
@@ -153,69 +150,6 @@ class BlobStore:
             return None
 
 
-class _Metered:
-    """An iterator of bytes that counts them, stops at a limit and remembers what it raised."""
-
-    def __init__(self, chunks: Iterator[bytes], limit: int) -> None:
-        self._chunks = chunks
-        self._limit = limit
-        self.size = 0
-        self.error: Exception | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            chunk = next(self._chunks)
-            self.size += len(chunk)
-            if self.size > self._limit:
-                raise TooLarge(f"more than {self._limit} bytes were sent")
-        except StopIteration:
-            raise
-        except Exception as error:
-            self.error = error
-            raise
-        return chunk
-
-
-class _Ranges(io.RawIOBase):
-    """An object as a file; each read is one request for a range."""
-
-    def __init__(self, store: ObjectStore, key: str, size: int) -> None:
-        self._store = store
-        self._key = key
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise ValueError("negative seek position")
-        self._at = start + offset
-        return self._at
-
-    def readinto(self, buffer: Buffer) -> int:
-        target = memoryview(buffer).cast("B")
-        end = min(self._at + len(target), self._size)
-        if end <= self._at:
-            return 0
-        with answering():
-            try:
-                data = obstore.get_range(self._store, self._key, start=self._at, end=end)
-            except FileNotFoundError:
-                raise NotFound("The stored bytes are missing.") from None
-        target[: len(data)] = memoryview(data)
-        self._at += len(data)
-        return len(data)
-
-
 def opener(url: str) -> Callable[[], ObjectStore]:
     """How to open the storage of a URL, which makes a local directory and connects to nothing.
 
@@ -249,12 +183,3 @@ def opener(url: str) -> Callable[[], ObjectStore]:
 def _open_folder(folder: Path) -> ObjectStore:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return LocalStore(folder)
-
-
-@contextmanager
-def answering() -> Iterator[None]:
-    """Turn what the storage raises into Unavailable."""
-    try:
-        yield
-    except (BaseError, OSError) as error:
-        raise Unavailable("The picture storage does not answer, or refuses.") from error

@@ -34,6 +34,8 @@ class VectorStore(Protocol):
     def create(self, collection: str, dimension: int) -> None:
         """Make a collection and its index, ready for use; nothing happens if it is there.
 
+        A collection that somebody drops behind this store's back is made anew only after an `upsert` met NotFound.
+
         Raises:
             ValueError: dimension is not in 1..32768.
             Conflict: it is there with another dimension.
@@ -42,6 +44,14 @@ class VectorStore(Protocol):
 
     def exists(self, collection: str) -> bool:
         """Whether there is such a collection."""
+        ...
+
+    def collections(self, prefix: str) -> list[str]:
+        """The names of all collections that begin so, in order, whoever made them."""
+        ...
+
+    def dimension(self, collection: str) -> int:
+        """How many numbers a vector of it has."""
         ...
 
     def drop(self, collection: str) -> None:
@@ -80,8 +90,8 @@ class VectorStore(Protocol):
         """How many vectors there are."""
         ...
 
-    def ids(self, collection: str, *, batch: int = 10_000) -> Iterator[list[int]]:
-        """All ids in ascending order, in batches; each batch sees all that was acknowledged before it was read."""
+    def ids(self, collection: str, *, after: int = -1, batch: int = 10_000) -> Iterator[list[int]]:
+        """All ids beyond `after` in ascending order; each batch sees all that was acknowledged before it was read."""
         ...
 
     def barrier(self, collection: str) -> None:

@@ -76,6 +76,15 @@ class MilvusConnection:
                 client.load_collection(collection, timeout=self.timeout)
                 return act(collection, *arguments, **options)
 
+    def collections(self) -> list[str]:
+        """The names of all collections.
+
+        Raises:
+            Unavailable: the server is gone or too slow.
+        """
+        with self._typed_errors(""):
+            return [str(name) for name in self._connected().list_collections(timeout=self.timeout)]
+
     def version(self) -> str:
         """What the server calls its version, such as v2.3.5 or milvus_lite-3.2.2.
 

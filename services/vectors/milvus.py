@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
-from services.errors import Conflict
+from services.errors import Conflict, NotFound
 from services.vectors.base import MAX_DIMENSION, MAX_LIMIT, Hit, Vectors
 from services.vectors.connection import MilvusConnection
 
@@ -56,10 +56,15 @@ class MilvusStore:
         self.uri = uri
         self._one_writer = threading.Lock()
         self._dimensions: dict[str, int] = {}
+        self._complete: dict[str, int] = {}
 
     def create(self, collection: str, dimension: int) -> None:
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"dimension {dimension} is not in 1..{MAX_DIMENSION}")
+        # What this process has seen complete is not looked up again: workers ask before each batch, and on Milvus Lite
+        # the four answers cost as much as writing the batch does, the more the more it holds.
+        if self._complete.get(collection) == dimension:
+            return
         self._dimensions.pop(collection, None)
         # Each step is looked up first, so that a creation that was interrupted is finished by the next.
         if not self.exists(collection):
@@ -76,13 +81,22 @@ class MilvusStore:
             index.add_index("vector", index_type=kind, metric_type="COSINE", params=options)
             self._milvus.call("create_index", collection, index, sync=False)
         self._milvus.call("load_collection", collection, timeout=self._milvus.load_timeout)
+        self._complete[collection] = dimension
 
     def exists(self, collection: str) -> bool:
         return bool(self._milvus.call("has_collection", collection))
 
+    def collections(self, prefix: str) -> list[str]:
+        return sorted(name for name in self._milvus.collections() if name.startswith(prefix))
+
+    def dimension(self, collection: str) -> int:
+        # Asked anew each time: another process may have made it again.
+        self._dimensions[collection] = dimension = self._described_dimension(collection)
+        return dimension
+
     def drop(self, collection: str) -> None:
         self._milvus.call("drop_collection", collection)
-        self._dimensions.pop(collection, None)
+        self._forget(collection)
 
     def upsert(self, collection: str, ids: Sequence[int], vectors: Vectors) -> None:
         vectors = self._checked(collection, vectors)
@@ -93,7 +107,11 @@ class MilvusStore:
         rows = [{"id": one, "vector": vectors[row]} for one, row in last.items()]
         for piece in _pieces(len(rows), self._rows_per_message(collection)):
             with self._writing:
-                self._milvus.call("upsert", collection, rows[piece])
+                try:
+                    self._milvus.call("upsert", collection, rows[piece])
+                except NotFound:  # dropped by somebody else
+                    self._forget(collection)
+                    raise
 
     def delete(self, collection: str, ids: Sequence[int]) -> None:
         for piece in _pieces(len(ids), MESSAGE_IDS):
@@ -136,10 +154,10 @@ class MilvusStore:
         (row,) = self._query(collection, "", ["count(*)"], strong)
         return int(row["count(*)"])
 
-    def ids(self, collection: str, *, batch: int = 10_000) -> Iterator[list[int]]:
+    def ids(self, collection: str, *, after: int = -1, batch: int = 10_000) -> Iterator[list[int]]:
         # By ranges, because no server promises order: of a query with a limit Milvus Lite answers any ids, not the
         # smallest, and pymilvus's iterator, which sorts, misses fresh writes on Milvus 2.3 whatever the consistency.
-        low, width = 0, batch
+        low, width = after + 1, batch
         while True:
             high = low + width - 1
             rows = self._query(collection, f"{low} <= id && id <= {high}", ["id"], strong=True, limit=batch + 1)
@@ -193,10 +211,17 @@ class MilvusStore:
 
     def _dimension(self, collection: str) -> int:
         if collection not in self._dimensions:
-            fields = self._milvus.call("describe_collection", collection)["fields"]
-            (vector,) = [field for field in fields if field["name"] == "vector"]
-            self._dimensions[collection] = int(vector["params"]["dim"])
+            self._dimensions[collection] = self._described_dimension(collection)
         return self._dimensions[collection]
+
+    def _described_dimension(self, collection: str) -> int:
+        fields = self._milvus.call("describe_collection", collection)["fields"]
+        (vector,) = [field for field in fields if field["name"] == "vector"]
+        return int(vector["params"]["dim"])
+
+    def _forget(self, collection: str) -> None:
+        self._dimensions.pop(collection, None)
+        self._complete.pop(collection, None)
 
     def _rows_per_message(self, collection: str) -> int:
         return max(1, MESSAGE_BYTES // (4 * self._dimension(collection) + ID_BYTES))

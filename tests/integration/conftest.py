@@ -23,6 +23,7 @@ from services.api.app import create_app
 from services.bootstrap import prepare
 from services.catalog.catalogs import DEFAULT, by_name
 from services.config import Settings
+from services.embedding import Batch
 from services.wiring import Services, build
 from workers import query
 
@@ -76,6 +77,12 @@ class Akin:
         response = self.call("POST", "/v1/search", data={"image": (io.BytesIO(data), "q.jpg"), **fields})
         assert response.status_code == 200, response.text
         return response.json
+
+    def write(self, batch: Batch) -> int:
+        """Encode a prepared batch and write it; how many of its pictures were marked."""
+        encoded = embedding.encode(self.services, batch)
+        assert encoded is not None
+        return embedding.write(self.services, encoded)
 
     def work(self) -> None:
         """What the workers do, until there is nothing left to do."""

@@ -149,7 +149,7 @@ def test_a_picture_in_a_workers_hands_is_gone_all_the_same(either_akin: Akin) ->
 
     start(akin, item_ids=["held"])
     deletion.advance(akin.services)
-    assert embedding.write(akin.services, batch) == 0
+    assert akin.write(batch) == 0
 
     image_id = batch.claims[0].image_id
     assert akin.services.vectors.present(batch.collection, [image_id], strong=True) == set()
@@ -168,7 +168,7 @@ def test_a_collection_in_a_workers_hands_is_not_dropped_under_it(akin: Akin) -> 
     deletion.advance(akin.services)
 
     reindex.drop_retired(akin.services)
-    embedding.write(akin.services, batch)
+    akin.write(batch)
     with akin.services.database.transaction() as session:
         session.execute(update(Embedding).values(lease_until=now() - 2 * removal.WRITE_MARGIN))
     reindex.drop_retired(akin.services)

@@ -392,7 +392,7 @@ def test_a_single_upload_is_embedded_before_an_import_that_came_first(
     akin.upload(picture(99), "fresh")
 
     batch = embedding.prepare(akin.services)
-    assert batch is not None and embedding.write(akin.services, batch) == 8
+    assert batch is not None and akin.write(batch) == 8
 
     with akin.services.database.reading() as session:
         fresh = session.scalar(

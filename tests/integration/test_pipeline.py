@@ -155,7 +155,7 @@ def test_a_picture_deleted_while_it_is_embedded_leaves_no_vector(akin: Akin) -> 
     assert batch is not None
     akin.call("DELETE", f"/v1/images/{deleted['image_id']}")
 
-    assert embedding.write(akin.services, batch) == 1
+    assert akin.write(batch) == 1
 
     present = akin.services.vectors.present(batch.collection, [kept["image_id"], deleted["image_id"]], strong=True)
     assert present == {kept["image_id"]}
@@ -185,7 +185,7 @@ def test_a_slow_worker_does_not_delete_what_the_next_one_wrote(akin: Akin) -> No
     let_leases_end(akin)
     assert embedding.drain(akin.services) == 1
 
-    assert embedding.write(akin.services, slow) == 0
+    assert akin.write(slow) == 0
 
     assert akin.services.vectors.present(slow.collection, [image["image_id"]], strong=True) == {image["image_id"]}
     assert akin.get(image["links"]["self"])["state"] == "indexed"

@@ -116,6 +116,27 @@ def test_a_dropped_collection_is_gone_and_can_come_back(vector_store: VectorStor
     assert vector_store.count(collection) == 1
 
 
+def test_collections_are_listed_by_the_beginning_of_their_names(vector_store: VectorStore, collection: str) -> None:
+    others = [f"{collection}_b", f"{collection}_a"]
+    for name in (collection, *others):
+        vector_store.create(name, DIMENSION)
+    assert vector_store.collections(f"{collection}_") == sorted(others)
+    assert vector_store.collections(collection) == [collection, *sorted(others)]
+    for name in others:
+        vector_store.drop(name)
+    assert vector_store.collections(collection) == [collection]
+
+
+def test_the_dimension_is_that_of_the_present_collection(vector_store: MilvusStore, collection: str) -> None:
+    vector_store.create(collection, DIMENSION)
+    assert vector_store.dimension(collection) == DIMENSION
+    other = MilvusStore(vector_store.uri)
+    other.drop(collection)
+    other.create(collection, 2 * DIMENSION)
+    other.close()
+    assert vector_store.dimension(collection) == 2 * DIMENSION
+
+
 def test_an_unknown_collection_is_not_found(vector_store: VectorStore) -> None:
     for call in (
         lambda: vector_store.upsert("nowhere", [1], random_vectors(1)),
@@ -124,6 +145,7 @@ def test_an_unknown_collection_is_not_found(vector_store: VectorStore) -> None:
         lambda: vector_store.fetch("nowhere", [1]),
         lambda: vector_store.present("nowhere", [1], strong=True),
         lambda: vector_store.count("nowhere"),
+        lambda: vector_store.dimension("nowhere"),
         lambda: list(vector_store.ids("nowhere")),
         lambda: vector_store.barrier("nowhere"),
     ):
@@ -310,6 +332,17 @@ def test_ids_stream_in_order_and_without_gaps(vector_store: VectorStore, collect
     assert max(len(batch) for batch in batches) <= 1000
     assert vector_store.present(collection, ids.tolist(), strong=True) == set(expected)
     assert vector_store.count(collection) == 6000
+
+
+@pytest.mark.parametrize("after", [-1, 0, 4_999, 5_000, 19_999])
+def test_ids_stream_from_the_one_after_a_given_one(vector_store: VectorStore, collection: str, after: int) -> None:
+    ids = sorted(np.random.default_rng(1).permutation(20_000)[:3000].tolist())
+    vector_store.create(collection, 4)
+    vector_store.upsert(collection, ids, random_vectors(len(ids), 4))
+
+    found = [one for batch in vector_store.ids(collection, after=after, batch=500) for one in batch]
+
+    assert found == [one for one in ids if one > after]
 
 
 def test_ids_that_are_far_apart_stream_as_well(vector_store: VectorStore, collection: str) -> None:
