@@ -117,7 +117,7 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
     if operation.query is None:
         return []
-    schema = operation.query.model_json_schema()
+    schema = operation.query.model_json_schema(ref_template=REF)
     return [
         {"name": name, "in": "query", "required": name in schema.get("required", []), "schema": member}
         for name, member in schema["properties"].items()
