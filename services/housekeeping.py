@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
+from services import audit
 from services.catalog import answered, entries, jobs
 from services.wiring import Services
 
@@ -20,6 +21,7 @@ def sweep(services: Services, seconds: float = TASK_SECONDS) -> None:
     """
     with services.database.transaction() as session:
         entries.settle(session)
+    audit.start_due(services, services.settings.audit_hours)
     until = time.monotonic() + seconds
     kept = timedelta(days=services.settings.job_history_days)
     for forget in (answered.forget_old, lambda session, limit: jobs.forget_old(session, kept, limit)):

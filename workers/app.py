@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown
 
-from services import accepting, content, deletion, embedding, finishing, housekeeping, reindex, webhooks
+from services import accepting, audit, content, deletion, embedding, finishing, housekeeping, reindex, webhooks
 from services.config import load_settings
 from services.queue import ROUTES, Task, celery_app
 from services.wiring import Services, build
@@ -68,6 +68,13 @@ def notify() -> None:
     """Tell webhooks of jobs that are over."""
     services().queue.taken(Task.NOTIFY)
     webhooks.deliver(services())
+
+
+@app.task(name=Task.AUDIT.value)
+def advance_audit() -> None:
+    """Go on with an audit for seconds."""
+    services().queue.taken(Task.AUDIT)
+    audit.advance(services())
 
 
 @app.task(name=Task.SWEEP.value)

@@ -1,4 +1,4 @@
-"""Imports from sources, in modes; priorities and turns; deleted catalogs; webhooks.
+"""Imports from sources, in modes; priorities and turns; deleted catalogs; webhooks; audits.
 
 Revision: 0003, after 0002
 """
@@ -36,6 +36,13 @@ def upgrade() -> None:
         ["id"],
         sqlite_where=sa.text("state = 'cancelled'"),
         postgresql_where=sa.text("state = 'cancelled'"),
+    )
+    op.create_index(
+        "ix_jobs_audits",
+        "jobs",
+        ["created_at"],
+        sqlite_where=sa.text("kind = 'audit'"),
+        postgresql_where=sa.text("kind = 'audit'"),
     )
     # SQLite copies the table to let a column be empty; ids must stay never used twice.
     with op.batch_alter_table("job_entries", table_kwargs={"sqlite_autoincrement": True}) as entries:
@@ -81,6 +88,7 @@ def downgrade() -> None:
         for name in ("place", "url", "item_pk", "replaces", "attempts", "due_at"):
             entries.drop_column(name)
         entries.alter_column("sha256", existing_type=sa.String(64), nullable=False)
+    op.drop_index("ix_jobs_audits", "jobs")
     op.drop_index("ix_jobs_cancelled", "jobs")
     for name in ("mode", "source", "cursor", "listed_at", "served_at"):
         op.drop_column("jobs", name)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from flask import Flask, Response
 from werkzeug.routing import IntegerConverter, Map
 
-from services.api import admin, errors, health, images, imports, items, jobs, openapi, pages, search
+from services.api import admin, audits, errors, health, images, imports, items, jobs, openapi, pages, search
 from services.api.contract import check_address
 from services.api.snapshots import Snapshots
 from services.config import MEGABYTE
 from services.secret_key import secret_key
 from services.wiring import Services
 
-ROUTERS = (images.router, imports.router, jobs.router, items.router, search.router, admin.router)
+ROUTERS = (images.router, imports.router, jobs.router, items.router, search.router, admin.router, audits.router)
 MAX_FORM_TEXT = 16 * MEGABYTE
 
 HEADERS = {

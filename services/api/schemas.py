@@ -20,6 +20,7 @@ from services.api.fields import (
     WebAddress,
     parsed,
 )
+from services.catalog.fields import CATALOG_NAME
 from services.catalog.keys import Scope
 from services.catalog.states import ImportMode, IndexState, JobState
 from services.images.thumbnails import SIZES
@@ -340,7 +341,7 @@ class ImageListQuery(PageQuery):
 class CatalogCreate(Schema):
     """A new catalog."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    name: str = Field(pattern=CATALOG_NAME)
     encoder: Annotated[Text, Field(max_length=120)] | None = Field(
         None, description="name or name@version of a registered encoder"
     )

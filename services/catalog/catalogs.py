@@ -23,7 +23,7 @@ def by_name(session: Session, name: str) -> Catalog:
     Raises:
         NotFound: there is none of that name.
     """
-    catalog = session.scalar(select(Catalog).where(Catalog.name == name))
+    catalog = session.scalar(select(Catalog).where(Catalog.name == name, Catalog.deleted_at.is_(None)))
     if catalog is None:
         raise NotFound(f"there is no catalog {name!r}", code="catalog_not_found")
     return catalog

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 MAX_ITEM_ID = 512
+CATALOG_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MAX_TITLE = 2000
 MAX_URL = 4000
 MAX_DEPTH = 32

@@ -256,6 +256,12 @@ class Job(Base):
             sqlite_where=text("state = 'cancelled'"),
             postgresql_where=text("state = 'cancelled'"),
         ),
+        Index(
+            "ix_jobs_audits",
+            "created_at",
+            sqlite_where=text("kind = 'audit'"),
+            postgresql_where=text("kind = 'audit'"),
+        ),
         Index("ix_jobs_catalog_id_created_at", "catalog_id", "created_at"),
     )
 

@@ -4,7 +4,7 @@
     make bench-ingest IMAGES=folder-or-zip      # your own
 
 A round runs the bare loop, which reads, decodes, preprocesses and encodes in batches and does nothing else, then
-uploads the same pictures to a whole stack, as `akin ingest` does. Each round doubles the catalog, so that the CPU
+uploads the same pictures as one archive to a whole stack. Each round doubles the catalog, so that the CPU
 time of each stage shows whether it grows with what is stored.
 """
 
@@ -29,11 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.encoders import find_checkpoint
-from services.cli.journal import Journal
-from services.cli.pictures import Source
 from services.cli.terminal import reporting_errors
-from services.cli.upload import Ingest
-from services.client import AkinClient
+from services.client import AkinClient, ImportOptions
 from services.config import Settings, load_settings
 from services.datasets.source import open_source
 from services.encoders.torch_encoder import TorchEncoder
@@ -84,7 +81,7 @@ def bench_ingest(*, images: Path | None, count: int | None, rounds: int) -> None
         with background_stack(folder / "data") as state:
             # The encoder, connections and decoding processes are there when the first round begins.
             for archive in (warm_up, *archives):
-                measured.append(_round(bare, Service(state, folder, settings), archive))
+                measured.append(_round(bare, Service(state), archive))
     _show(measured[1:], bare, files)
 
 
@@ -132,20 +129,17 @@ class BareLoop:
 
 
 class Service:
-    """The whole stack, through the uploader of `akin ingest`."""
+    """The whole stack, through its HTTP API."""
 
-    def __init__(self, state: RunState, folder: Path, settings: Settings) -> None:
+    def __init__(self, state: RunState) -> None:
         self._state = state
-        self._folder = folder
-        self._largest = settings.max_image_bytes
 
     def ingest(self, archive: Path) -> None:
         """Upload an archive and wait until the last of its pictures can be searched."""
-        journal = Journal(self._folder / "journals", self._state.api_url, archive)
         with AkinClient(self._state.api_url, self._state.api_key) as client:
-            report = Ingest(client, Source(archive), journal, self._largest, lambda _: None).run()
-        if report.indexed != report.found:
-            raise click.ClickException(f"only {report.indexed} of {report.found} pictures became searchable")
+            job = client.wait(client.import_archive(archive, "application/zip", ImportOptions()).id)
+        if job.state != "finished" or job.indexed != job.total:
+            raise click.ClickException(f"{job.indexed} of {job.total} pictures became searchable: {job.state}")
 
     def cpu_seconds(self) -> Mapping[str, float]:
         """CPU time so far of each program with its processes; that of its decoding processes by itself."""
