@@ -170,7 +170,7 @@ def _fail(session: Session, entry: JobEntry, refused: Refused) -> None:
 def _put_off(session: Session, entry: JobEntry, reason: NotYet) -> None:
     entry.attempts += 1
     if entry.attempts >= FETCH_ATTEMPTS:
-        _fail(session, entry, Refused("fetch_failed", reason.detail))
+        _fail(session, entry, Refused(reason.code, reason.detail))
     else:
         entry.due_at = now() + FIRST_PAUSE * 4 ** (entry.attempts - 1)
 

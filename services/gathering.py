@@ -11,9 +11,9 @@ from services.catalog import items
 from services.catalog.items import Origin
 from services.catalog.models import Image, Job, JobEntry
 from services.content import PIECE_BYTES
-from services.errors import FetchFailed, FetchRefused, ImageReason, ImageRejected, NotFound, TooLarge
+from services.errors import FetchFailed, FetchRefused, ImageReason, ImageRejected, NotFound, TooLarge, Unavailable
 from services.fetch.client import Version
-from services.listing import open_source
+from services.listing import SOURCE_AWAY, open_source
 from services.sources.base import Source
 from services.storage.blobs import key_of
 from services.wiring import Services
@@ -46,8 +46,9 @@ class FieldsOnly:
 
 @dataclass(frozen=True)
 class NotYet:
-    """A server did not give the picture now, and may later."""
+    """A server or storage did not give the picture now, and may later; the code is that of giving up."""
 
+    code: str
     detail: str
 
 
@@ -101,7 +102,16 @@ def _read(services: Services, job: Job, entry: JobEntry) -> Gathered:
         return Refused(error.code, error.detail)
     except NotFound:
         return Refused(GONE.code, "the archive that it was in is gone")
+    except Unavailable as error:
+        if not _is_elsewhere(job):
+            raise
+        return NotYet(SOURCE_AWAY, error.detail)
     return Found(data, origin=_origin(job, entry))
+
+
+def _is_elsewhere(job: Job) -> bool:
+    """Whether the pictures lie in storage that is not Akin's own."""
+    return bool(job.source.get("location") or job.source.get("base"))
 
 
 def _origin(job: Job, entry: JobEntry) -> Origin | None:
@@ -133,7 +143,7 @@ def _fetch(services: Services, entry: JobEntry, known: Mapping[tuple[str, str], 
     except FetchRefused as error:
         return Refused(error.code, error.detail)
     except FetchFailed as error:
-        return NotYet(error.detail) if error.passing else Refused(error.code, error.detail)
+        return NotYet(error.code, error.detail) if error.passing else Refused(error.code, error.detail)
     except TooLarge as error:
         return Refused(ImageReason.TOO_MANY_BYTES, error.detail)
     if fetched is None:

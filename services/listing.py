@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import insert
@@ -17,7 +18,16 @@ from services.catalog import jobs, removal
 from services.catalog.database import now
 from services.catalog.models import Job, JobEntry
 from services.catalog.states import EntryState, JobState
-from services.errors import AkinError, FetchFailed, FetchRefused, Forbidden, InvalidRequest, NotFound, TooLarge
+from services.errors import (
+    AkinError,
+    FetchFailed,
+    FetchRefused,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 from services.sources import stored
 from services.sources.base import Cursor, Reference, Source
 from services.wiring import Services
@@ -29,6 +39,10 @@ PIECE_SECONDS = 5.0
 # The file at an address is fetched within one task.
 FETCHED_BYTES = 512 * 1024 * 1024
 FETCHED_SECONDS = 120.0
+# How long a source that is away is waited for.
+PATIENCE = timedelta(minutes=10)
+SOURCE_AWAY = "source_unavailable"
+AWAY_SINCE = "source_away_since"
 
 
 def list_more(services: Services, job: Job) -> None:
@@ -38,7 +52,8 @@ def list_more(services: Services, job: Job) -> None:
     remains.
 
     Raises:
-        Unavailable: the storage does not answer; nothing was listed.
+        Unavailable: the storage, or the server that has the manifest, does not answer; nothing was listed. Where that
+            is not Akin's own storage, the listing ends after PATIENCE.
     """
     error: AkinError | None = None
     references: list[Reference] = []
@@ -49,6 +64,10 @@ def list_more(services: Services, job: Job) -> None:
         references, cursor, done = _next_piece(services, job)
     except (InvalidRequest, NotFound, Forbidden, TooLarge) as problem:
         error, done = problem, True
+    except Unavailable as problem:
+        if not _is_given_up(services, job):
+            raise
+        error, done = InvalidRequest(problem.detail, code=SOURCE_AWAY), True
     blobs = {content.store(services, found.data): found.data for found in references if found.data is not None}
     with services.database.transaction() as session:
         current = jobs.get(session, job.id, lock=True)
@@ -62,11 +81,23 @@ def list_more(services: Services, job: Job) -> None:
         jobs.start(current)
         current.cursor = cursor
         current.total += len(references)
+        current.result = {name: value for name, value in current.result.items() if name != AWAY_SINCE}
         if done:
             current.listed_at = now()
         if error is not None:
             current.error_code, current.error_detail = error.code, error.detail
     content.ensure_stored(services, blobs)
+
+
+def _is_given_up(services: Services, job: Job) -> bool:
+    """Whether a source that is not Akin's own has been away for too long; the job says since when."""
+    if job.source["kind"] not in ("location", "url"):
+        return False
+    with services.database.transaction() as session:
+        current = jobs.get(session, job.id, lock=True)
+        since = current.result.get(AWAY_SINCE, now().isoformat())
+        current.result = {**current.result, AWAY_SINCE: since}
+        return datetime.fromisoformat(since) < now() - PATIENCE
 
 
 def open_source(services: Services, job: Job) -> Source:
@@ -142,13 +173,17 @@ def _fetch_source(services: Services, job: Job) -> None:
 
     Raises:
         InvalidRequest: no server gives it.
+        Unavailable: the server may give it later.
         TooLarge: it is too large to be fetched in one go.
     """
     try:
         with services.fetcher.download(job.source["url"], max_bytes=FETCHED_BYTES, seconds=FETCHED_SECONDS) as download:
             assert download is not None
             services.blobs.put_stream(content.source_key(job.id), download.chunks, FETCHED_BYTES)
-    except (FetchFailed, FetchRefused) as error:
+    except FetchFailed as error:
+        failed = Unavailable if error.passing else InvalidRequest
+        raise failed(f"{job.source['url']}: {error.detail}", code=error.code) from error
+    except FetchRefused as error:
         raise InvalidRequest(f"{job.source['url']}: {error.detail}", code=error.code) from error
     with services.database.transaction() as session:
         current = jobs.get(session, job.id, lock=True)

@@ -24,6 +24,7 @@ from services.catalog.models import Embedding, Image, JobEntry
 from services.catalog.states import EmbeddingState, EntryState
 from services.config import Settings
 from services.content import source_key
+from services.errors import Unavailable
 from services.wiring import build
 from tests.integration.conftest import Akin, picture
 
@@ -381,6 +382,27 @@ def test_a_manifest_elsewhere_is_fetched_first(akin: Akin, shop: Shop) -> None:
     assert (listed["indexed"], archive["indexed"]) == (1, 1)
     assert absent["state"] == "failed" and absent["error"]["code"] == "fetch_failed"
     assert item_ids(akin) == {"z", "q"}
+
+
+def test_a_source_that_is_away_is_waited_for_and_then_given_up(
+    akin: Akin, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.files = {"/list.csv": f"item_id,image\nz,{shop.url}/z.jpg\n".encode(), "/z.jpg": picture(1)}
+    shop.failing = {"/list.csv"}
+    patient = post(akin, "/v1/imports/source", url=f"{shop.url}/list.csv")
+    with pytest.raises(Unavailable):
+        accepting.take_turn(akin.services)
+    waiting = akin.get(patient["links"]["self"])
+    assert waiting["state"] == "queued" and "source_away_since" in waiting["result"]
+
+    shop.failing = set()
+    assert over(akin, patient)["state"] == "finished"
+
+    shop.failing = {"/list.csv"}
+    given_up = post(akin, "/v1/imports/source", url=f"{shop.url}/list.csv")
+    monkeypatch.setattr(listing, "PATIENCE", -listing.PATIENCE)
+    ended = over(akin, given_up)
+    assert ended["state"] == "failed" and ended["error"]["code"] == "source_unavailable"
 
 
 def test_a_single_upload_is_embedded_before_an_import_that_came_first(
