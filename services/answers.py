@@ -24,12 +24,24 @@ class JobError(_Answer):
     detail: str
 
 
+class Webhook(_Answer):
+    """Who is told that a job is over, and how far that is."""
+
+    url: str
+    attempts: int = 0
+    delivered_at: str | None = None
+    error: str | None = None
+
+
 class Job(_Answer):
     """Progress of a long-running request."""
 
     id: str
     kind: str
     state: str
+    mode: str = "upsert"
+    source: Mapping[str, Any] = {}
+    listed: bool = True
     total: int
     done: int = 0
     indexed: int = 0
@@ -39,9 +51,11 @@ class Job(_Answer):
     rate: float | None = None
     eta_seconds: float | None = None
     created_at: str
+    result: Mapping[str, Any] = {}
     error: JobError | None = None
     errors: tuple[JobError, ...] = ()
     failed_by_code: Mapping[str, int] = {}
+    webhook: Webhook | None = None
 
     @property
     def over(self) -> bool:
@@ -59,6 +73,42 @@ class JobStarted(_Answer):
     """A job that has begun."""
 
     job_id: str
+
+
+class Deletion(_Answer):
+    """How many items are to go, and the job that deletes them; none where they were only counted."""
+
+    matched: int
+    job_id: str | None = None
+
+
+class CatalogIndex(_Answer):
+    """A generation of vectors."""
+
+    encoder: str
+    state: str
+
+
+class Catalog(_Answer):
+    """A separate set of items."""
+
+    name: str
+    items: int
+    images: int
+    live_index: CatalogIndex
+    created_at: str
+
+
+class CatalogPage(_Answer):
+    """The catalogs that a key may use."""
+
+    data: tuple[Catalog, ...]
+
+
+class WebhookSecret(_Answer):
+    """What signatures of a catalog's webhooks are checked with."""
+
+    secret: str
 
 
 class HitImage(_Answer):

@@ -1,36 +1,36 @@
-"""The HTTP API as Python calls: uploads, jobs and searches, with retries and typed errors."""
+"""The HTTP API as Python calls: imports, jobs, searches, catalogs, with retries and typed errors."""
 
 from __future__ import annotations
 
 import json
-import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from services import errors
-from services.answers import ErrorPage, Job, JobError, JobPage, JobStarted, SearchResult
-from services.errors import AkinError
+from services.answers import (
+    Catalog,
+    CatalogPage,
+    Deletion,
+    ErrorPage,
+    Job,
+    JobError,
+    JobPage,
+    JobStarted,
+    SearchResult,
+    WebhookSecret,
+)
+from services.connection import Connection, Waiting
 
-RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
-STATUS_ERRORS: Final[dict[int, type[AkinError]]] = {
-    400: errors.InvalidRequest,
-    401: errors.Unauthorized,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    413: errors.TooLarge,
-    415: errors.InvalidRequest,
-    422: errors.InvalidRequest,
-}
-MAX_PAUSE: Final = 10.0  # seconds between two tries, however long the server asks for
+URLS_AT_ONCE: Final = 10_000  # pictures of one import_urls
+SHARE: Final = 0.05  # of the time that a job has taken, as the pause before it is asked for again …
+SLOWEST: Final = 4  # … but no more than so many times the first pause
+UPSERT: Final = "upsert"
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -44,12 +44,23 @@ class UploadFile:
     item: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """What an import does with what is there (upsert, create or replace), and who is told when it is over."""
+
+    mode: str = UPSERT
+    webhook: str | None = None
+
+    def members(self) -> dict[str, str]:
+        """As members of a request."""
+        return {"mode": self.mode, **({"webhook": self.webhook} if self.webhook else {})}
+
+
 class AkinClient:
     """A connection to one Akin server; safe to share between threads.
 
     Answers 429, 502, 503, 504 and broken connections are tried again, as late as Retry-After asks, until
-    `patience` seconds have gone by; repeating a request is harmless, as the same bytes of the same
-    item are stored once.
+    `patience` seconds have gone by; repeating a request is harmless, as it has an Idempotency-Key.
 
     Args:
         base_url: the server's address, for example http://127.0.0.1:8080.
@@ -62,19 +73,7 @@ class AkinClient:
     def __init__(
         self, base_url: str, key: str, *, catalog: str | None = None, patience: float = 60.0, timeout: float = 60.0
     ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self._patience = patience
-        self._closed = threading.Event()
-        try:
-            self._http = httpx.Client(
-                base_url=self.base_url,
-                headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
-                params={"catalog": catalog} if catalog else None,
-                timeout=httpx.Timeout(timeout, connect=5.0),
-                transport=httpx.HTTPTransport(limits=httpx.Limits(max_connections=32)),
-            )
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise errors.ConfigurationError(f"not a usable server address or key: {error}") from error
+        self._connection = Connection(base_url, key, catalog, patience, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -84,15 +83,18 @@ class AkinClient:
 
     def close(self) -> None:
         """Close the connections; calls that wait for another try give up."""
-        self._closed.set()
-        self._http.close()
+        self._connection.close()
+
+    def wait_out(self, notice: Waiting) -> None:
+        """From now on wait as long as the server asks for it (429), and tell `notice` why and for how many seconds.
+
+        `notice` is called from whichever thread waits.
+        """
+        self._connection.on_waiting = notice
 
     def ready(self) -> bool:
         """Whether the server answers and every part of it works, asked once."""
-        try:
-            return self._http.get("/readyz", timeout=5.0).status_code == 200
-        except httpx.TransportError:
-            return False
+        return self._connection.ready()
 
     def import_files(self, files: Sequence[UploadFile]) -> Job:
         """Upload pictures in one request; the answer comes as soon as they are stored.
@@ -106,23 +108,76 @@ class AkinClient:
         if any(file.item for file in files):
             manifest = json.dumps([dict(file.item) for file in files], ensure_ascii=False)
             parts.append(("manifest", (None, manifest.encode(), "application/json")))
-        return self._json(Job, "POST", "/v1/imports", files=parts)
+        return self._post(Job, "/v1/imports", files=parts)
+
+    def import_archive(
+        self, file: Path, media_type: str, options: ImportOptions, on_progress: Callable[[int], None] = lambda _: None
+    ) -> Job:
+        """Upload a zip, tar or tar.gz file as it is; `on_progress` gets the bytes sent so far.
+
+        Raises:
+            InvalidRequest: the file cannot be read, or changes meanwhile.
+            TooLarge: the server takes none of this size.
+        """
+        return self._connection.upload(
+            Job, "/v1/imports/archive", file, media_type, params=options.members(), on_progress=on_progress
+        )
+
+    def import_manifest(
+        self,
+        file: Path,
+        media_type: str,
+        options: ImportOptions,
+        on_progress: Callable[[int], None] = lambda _: None,
+        *,
+        base: str | None = None,
+    ) -> Job:
+        """Upload a list of items with the places of their pictures, as JSON Lines or CSV.
+
+        Args:
+            base: where its relative paths begin: a folder or prefix that the server may read.
+
+        Raises:
+            Forbidden: the server may read nothing at `base`.
+        """
+        params = {**options.members(), **({"base": base} if base else {})}
+        return self._connection.upload(
+            Job, "/v1/imports/manifest", file, media_type, params=params, on_progress=on_progress
+        )
+
+    def import_location(self, location: str, options: ImportOptions) -> Job:
+        """Import a folder or s3://, gs://, az:// prefix that the server may read.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        return self._post(Job, "/v1/imports/source", json={"location": location, **options.members()})
+
+    def import_address(self, url: str, options: ImportOptions, *, base: str | None = None) -> Job:
+        """Import the manifest or archive at an http(s) address, which the server fetches."""
+        body = {"url": url, **({"base": base} if base else {}), **options.members()}
+        return self._post(Job, "/v1/imports/source", json=body)
+
+    def import_urls(self, urls: Sequence[str], options: ImportOptions) -> Job:
+        """Import up to URLS_AT_ONCE pictures of other servers; their items are named by host and path."""
+        body = {"pictures": [{"image": url} for url in urls], **options.members()}
+        return self._post(Job, "/v1/imports/urls", json=body)
 
     def job(self, job_id: str) -> Job:
         """The present state of a job."""
-        return self._json(Job, "GET", f"/v1/jobs/{quote(job_id, safe='')}")
+        return self._connection.json(Job, "GET", _job_path(job_id))
 
     def jobs(self, limit: int = 20) -> tuple[Job, ...]:
         """The latest jobs, newest first."""
-        return self._json(JobPage, "GET", "/v1/jobs", params={"limit": limit}).data
+        return self._connection.json(JobPage, "GET", "/v1/jobs", params={"limit": limit}).data
 
     def cancel_job(self, job_id: str) -> Job:
-        """Stop an import; what was accepted before stays.
+        """Stop an import or a deletion; what was done before stays.
 
         Raises:
-            Conflict: it is over, or is no import.
+            Conflict: it is over, or neither of them.
         """
-        return self._json(Job, "POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel")
+        return self._post(Job, f"{_job_path(job_id)}/cancel")
 
     def retry_job(self, job_id: str) -> Job:
         """Give the failed entries of an import that is over another try.
@@ -130,32 +185,72 @@ class AkinClient:
         Raises:
             Conflict: it still runs, was cancelled, or is no import.
         """
-        return self._json(Job, "POST", f"/v1/jobs/{quote(job_id, safe='')}/retry")
+        return self._post(Job, f"{_job_path(job_id)}/retry")
 
     def job_errors(self, job_id: str) -> Iterator[JobError]:
         """Every failure of a job, read page by page."""
         cursor: str | None = None
         while True:
-            page = self._json(
-                ErrorPage,
-                "GET",
-                f"/v1/jobs/{quote(job_id, safe='')}/errors",
-                params={"limit": 100, **({"cursor": cursor} if cursor else {})},
-            )
+            params = {"limit": 100, **({"cursor": cursor} if cursor else {})}
+            page = self._connection.json(ErrorPage, "GET", f"{_job_path(job_id)}/errors", params=params)
             yield from page.data
             cursor = page.next_cursor
             if cursor is None:
                 return
 
     def wait(self, job_id: str, callback: Callable[[Job], None] | None = None, *, interval: float = 0.5) -> Job:
-        """Ask for a job until it is over; `callback` gets each answer."""
+        """Ask for a job until it is over, less often the longer it takes; `callback` gets what is known each time."""
+        path, began = _job_path(job_id), time.monotonic()
+        known: dict[str, str] = {}
+        job: Job | None = None
         while True:
-            job = self.job(job_id)
+            response = self._connection.send("GET", path, headers=known)
+            if job is None or response.status_code != HTTPStatus.NOT_MODIFIED:
+                job = self._connection.read(Job, path, response)
+                known = {"If-None-Match": response.headers["ETag"]} if "ETag" in response.headers else {}
             if callback is not None:
                 callback(job)
             if job.over:
                 return job
-            self._pause(interval)
+            waited = time.monotonic() - began
+            self._connection.pause(min(max(interval, waited * SHARE), SLOWEST * interval))
+
+    def delete_items(self, chosen: Mapping[str, Any], *, dry_run: bool = False) -> Deletion:
+        """Delete items with their pictures; `dry_run` only counts them.
+
+        Args:
+            chosen: {"item_ids": [...]}, or {"filter": {...}}.
+
+        Raises:
+            InvalidRequest: the filter is none, or an id cannot be one.
+        """
+        return self._post(Deletion, "/v1/deletions", json={**chosen, "dry_run": dry_run})
+
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """The catalogs that the key may use."""
+        return self._connection.json(CatalogPage, "GET", "/v1/catalogs").data
+
+    def create_catalog(self, name: str, encoder: str | None = None) -> Catalog:
+        """Create a catalog, embedded with an encoder (name or name@version) or the server's default.
+
+        Raises:
+            Conflict: there is one of this name.
+        """
+        body = {"name": name, **({"encoder": encoder} if encoder else {})}
+        return self._post(Catalog, "/v1/catalogs", json=body)
+
+    def delete_catalog(self, name: str) -> str:
+        """Delete a catalog with all it holds; returns the id of the job that removes it.
+
+        Raises:
+            Conflict: it is the default catalog, or the one that this client works in.
+        """
+        path = f"/v1/catalogs/{quote(name, safe='')}"
+        return self._connection.json(JobStarted, "DELETE", path).job_id
+
+    def webhook_secret(self) -> str:
+        """What signatures of webhooks of this catalog's jobs are checked with."""
+        return self._connection.json(WebhookSecret, "GET", "/v1/webhooks/secret").secret
 
     def reindex(self, encoder: str) -> str:
         """Start to embed the catalog anew with another encoder; returns the job's id.
@@ -163,7 +258,15 @@ class AkinClient:
         Raises:
             Conflict: a reindex is running, or the live index has this encoder.
         """
-        return self._json(JobStarted, "POST", "/v1/admin/reindex", json={"encoder": encoder}).job_id
+        return self._post(JobStarted, "/v1/admin/reindex", json={"encoder": encoder}).job_id
+
+    def audit(self, *, repair: bool = False, deep: bool = False) -> str:
+        """Start to compare database, vectors and stored bytes of all catalogs; returns the job's id.
+
+        Raises:
+            Conflict: an audit is running.
+        """
+        return self._post(JobStarted, "/v1/admin/audits", json={"repair": repair, "deep": deep}).job_id
 
     def search(self, image: bytes | Path, *, limit: int = 10, min_score: float | None = None) -> SearchResult:
         """Pictures that look like this one.
@@ -173,72 +276,22 @@ class AkinClient:
         """
         content, name = (image.read_bytes(), image.name) if isinstance(image, Path) else (image, "query")
         data = {"limit": str(limit), **({} if min_score is None else {"min_score": str(min_score)})}
-        return self._json(SearchResult, "POST", "/v1/search", data=data, files={"image": (name, content)})
+        return self._connection.json(SearchResult, "POST", "/v1/search", data=data, files={"image": (name, content)})
 
     def similar(self, item_id: str, *, limit: int = 10) -> SearchResult:
         """Pictures of other items that look like those of this one."""
-        return self._json(SearchResult, "GET", f"/v1/items/{quote(item_id, safe='')}/similar", params={"limit": limit})
+        return self._connection.json(
+            SearchResult, "GET", f"/v1/items/{quote(item_id, safe='')}/similar", params={"limit": limit}
+        )
 
     def thumbnail(self, image_id: str, size: int = 256) -> bytes:
         """A stored picture reduced to fit a square of `size` pixels (WebP)."""
         path = f"/v1/images/{quote(image_id, safe='')}/thumbnail"
-        return self._send("GET", path, params={"size": size}).content
+        return self._connection.send("GET", path, params={"size": size}).content
 
-    def _json(self, answer: type[Answer], method: str, path: str, **request: Any) -> Answer:
-        response = self._send(method, path, **request)
-        try:
-            return answer.model_validate_json(response.content)
-        except ValidationError as error:
-            raise errors.Unavailable(f"{self.base_url}{path} did not answer like an Akin server") from error
-
-    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send until it is answered, refused for good, or `patience` is over."""
-        give_up = time.monotonic() + self._patience
-        pause = 0.25
-        while True:
-            failure: AkinError
-            wanted = 0.0
-            try:
-                response = self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                failure = errors.Unavailable(f"{self.base_url} cannot be reached ({error or type(error).__name__})")
-            else:
-                if response.is_success:
-                    return response
-                failure = _problem(response)
-                if response.status_code not in RETRIED_STATUSES:
-                    raise failure
-                wanted = _retry_after(response)
-            # A random share keeps many refused clients from coming back at the same moment.
-            wait = min(MAX_PAUSE, max(wanted, pause * random.uniform(0.5, 1.0)))  # noqa: S311
-            if time.monotonic() + wait > give_up:
-                raise failure
-            self._pause(wait)
-            pause *= 2
-
-    def _pause(self, seconds: float) -> None:
-        if self._closed.wait(seconds):
-            raise errors.Unavailable("the client was closed")
+    def _post(self, answer: type[Answer], path: str, **request: Any) -> Answer:
+        return self._connection.json(answer, "POST", path, once=True, **request)
 
 
-def _retry_after(response: httpx.Response) -> float:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
-
-
-def _problem(response: httpx.Response) -> AkinError:
-    """The typed error of a problem document (RFC 9457), or of a bare status from a proxy."""
-    status = response.status_code
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    document: dict[str, Any] = body if isinstance(body, dict) else {}
-    detail = str(document.get("detail") or document.get("title") or f"HTTP {status} {response.reason_phrase}")
-    code = str(document["code"]) if "code" in document else None
-    if code in set(errors.ImageReason):
-        return errors.ImageRejected(errors.ImageReason(code), detail)
-    if status == 429:
-        return errors.Overloaded(detail, retry_after=round(_retry_after(response)) or 1)
-    kind = STATUS_ERRORS.get(status) or (errors.Unavailable if status in RETRIED_STATUSES else AkinError)
-    return kind(detail, code=code)
+def _job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
@@ -41,6 +42,15 @@ def _that(check: Callable[[Any], None]) -> Callable[[Any], Any]:
     return validate
 
 
+def _check_address(value: str) -> None:
+    try:
+        host = urlsplit(value).hostname
+    except ValueError as error:
+        raise ValueError("is no web address") from error
+    if not host:
+        raise ValueError("is no web address: it has no host")
+
+
 def _own_name(name: str) -> str:
     if name == LOCAL:
         raise ValueError("this name is kept for the key of `akin up`")
@@ -72,4 +82,6 @@ Link = Annotated[Text, Field(max_length=fields.MAX_URL)]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
 KeyName = Annotated[Text, Field(min_length=1, max_length=100), AfterValidator(_own_name)]
 Location = Annotated[Text, Field(min_length=1, max_length=4000)]
-WebAddress = Annotated[Text, Field(min_length=8, max_length=4000, pattern=r"^https?://")]
+WebAddress = Annotated[
+    Text, Field(min_length=8, max_length=4000, pattern=r"^https?://"), AfterValidator(_that(_check_address))
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from flask import Request, Response
@@ -19,6 +20,7 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST = 255
 _SUCCESS = range(200, 300)
+_RENEWED_SECONDS = 60.0
 
 
 def once(services: Services, key_id: int, name: str, fingerprint: str, do: Callable[[], Response]) -> Response:
@@ -54,6 +56,17 @@ def once(services: Services, key_id: int, name: str, fingerprint: str, do: Calla
         if not done:
             with services.database.transaction() as session:
                 answered.release(session, key_id, name)
+
+
+def renewing(services: Services, key_id: int, name: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks of a body that may take long to arrive; meanwhile its request goes on being at work."""
+    renewed = time.monotonic()
+    for chunk in chunks:
+        if time.monotonic() > renewed + _RENEWED_SECONDS:
+            renewed = time.monotonic()
+            with services.database.transaction() as session:
+                answered.renew(session, key_id, name)
+        yield chunk
 
 
 def fingerprint_of(request: Request, sent: Any, files: Iterable[FileStorage]) -> str:

@@ -64,6 +64,13 @@ def remember(session: Session, key_id: int, name: str, answer: Answer) -> None:
     session.execute(update(AnsweredRequest).where(*_named(key_id, name)).values(status=answer.status, body=answer.body))
 
 
+def renew(session: Session, key_id: int, name: str) -> None:
+    """Say that a request is still at work."""
+    session.execute(
+        update(AnsweredRequest).where(*_named(key_id, name), AnsweredRequest.status.is_(None)).values(created_at=now())
+    )
+
+
 def release(session: Session, key_id: int, name: str) -> None:
     """Give a name back: the request failed, and may be sent again."""
     session.execute(delete(AnsweredRequest).where(*_named(key_id, name), AnsweredRequest.status.is_(None)))

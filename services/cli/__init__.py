@@ -11,8 +11,10 @@ import click
 COMMANDS = {
     "up": "Run Akin on this machine.",
     "demo": "See it all work: sample pictures in, look-alikes out.",
-    "ingest": "Upload folders and zips of pictures.",
+    "ingest": "Import pictures: folders, archives, lists, addresses, object storage.",
     "jobs": "Look at imports and other jobs, cancel and retry them.",
+    "delete": "Delete items, by their ids or by a filter.",
+    "catalogs": "List, create and delete separate sets of items.",
     "search": "Find look-alikes of a picture.",
     "samples": "Draw a sample catalogue.",
     "recipes": "List what can be trained.",
@@ -20,9 +22,14 @@ COMMANDS = {
     "evaluate": "Measure encoders side by side.",
     "encoders": "List and register encoders.",
     "reindex": "Embed a catalog anew with another encoder.",
+    "audit": "Compare database, vectors and stored bytes, and heal what does not agree.",
+    "export": "Write a backup of a catalog.",
+    "restore": "Make a catalog of a backup.",
     "keys": "List, make and revoke API keys.",
     "doctor": "Check what is configured and reachable.",
 }
+# Commands that share a module.
+MODULES = {"export": "backup", "restore": "backup"}
 
 
 class _Commands(click.Group):
@@ -32,7 +39,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"services.cli.{cmd_name}")
+        module = importlib.import_module(f"services.cli.{MODULES.get(cmd_name, cmd_name)}")
         command: click.Command = getattr(module, cmd_name)
         return command
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from services.answers import SearchResult
-from services.cli.ingest import ingest_path, print_summary, write_report
+from services.cli.ingest import ingest_path
+from services.cli.outcomes import print_summary, write_report
 from services.cli.pictures import Source
 from services.cli.samples import draw_samples
 from services.cli.search import hits_table, sheet_row, write_sheet

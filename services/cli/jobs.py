@@ -1,13 +1,15 @@
-"""akin jobs: look at imports and other jobs, cancel and retry them."""
+"""akin jobs: look at imports, deletions, reindexes and audits, cancel and retry them."""
 
 from __future__ import annotations
 
 import json
 
 import click
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from services.answers import Job
+from services.cli.describing import describe, source_of
 from services.cli.following import follow
 from services.cli.target import find_target, target_options
 from services.cli.terminal import open_console, reporting_errors
@@ -17,7 +19,7 @@ from services.config import load_settings
 
 @click.group()
 def jobs() -> None:
-    """Look at imports and other jobs, cancel and retry them."""
+    """Look at imports, deletions, reindexes and audits, cancel and retry them."""
 
 
 @jobs.command("list")
@@ -28,11 +30,11 @@ def list_jobs(limit: int, url: str | None, key: str | None, catalog: str | None)
     """Show the latest jobs."""
     with _connect(url, key, catalog) as client:
         found = client.jobs(limit)
-    table = Table("job", "kind", "state", "done", "failed", "begun")
+    table = Table(Column("job", no_wrap=True), "kind", Column("of", no_wrap=True), "state", "done", "failed", "begun")
     for job in found:
-        table.add_row(
-            job.id, job.kind, job.state, f"{job.done:,} of {job.total:,}", f"{job.failed:,}", job.created_at[:19]
-        )
+        done = f"{job.done:,} of {job.total:,}{'' if job.listed else ' so far'}"
+        source = escape(source_of(job))
+        table.add_row(job.id, job.kind, source, job.state, done, f"{job.failed:,}", job.created_at[:16])
     open_console().print(table)
 
 
@@ -42,7 +44,7 @@ def list_jobs(limit: int, url: str | None, key: str | None, catalog: str | None)
 @target_options
 @reporting_errors
 def show(job_id: str, wait: bool, url: str | None, key: str | None, catalog: str | None) -> None:
-    """Show one job, with the reasons of its failures."""
+    """Show one job: what of, how far, how fast, the reasons of its failures, and who is told of its end."""
     with _connect(url, key, catalog) as client:
         _print(follow(client, job_id, job_id[:8]) if wait else client.job(job_id))
 
@@ -65,7 +67,10 @@ def errors(job_id: str, as_json: bool, url: str | None, key: str | None, catalog
 @target_options
 @reporting_errors
 def cancel(job_id: str, url: str | None, key: str | None, catalog: str | None) -> None:
-    """Stop an import. What was accepted before stays, and becomes searchable."""
+    """Stop an import or a deletion.
+
+    What was accepted before stays, and becomes searchable; what was deleted is deleted.
+    """
     with _connect(url, key, catalog) as client:
         _print(client.cancel_job(job_id))
 
@@ -87,18 +92,5 @@ def _connect(url: str | None, key: str | None, catalog: str | None) -> AkinClien
 
 
 def _print(job: Job) -> None:
-    counts = {
-        "searchable": job.indexed,
-        "unchanged": job.unchanged,
-        "failed": job.failed,
-        "left out": job.cancelled,
-        "on their way": job.total - job.done,
-    }
-    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    click.echo(f"{job.kind} {job.id}: {job.state.replace('_', ' ')}, {job.total:,} in all{': ' if said else ''}{said}")
-    if job.error is not None:
-        click.echo(f"  {job.error.detail} [{job.error.code}]")
-    for code, count in job.failed_by_code.items():
-        click.echo(f"  {count:,} × {code}")
-    if job.failed_by_code:
-        click.echo(f"  akin jobs errors {job.id} lists them")
+    for line in describe(job):
+        click.echo(line)

@@ -11,14 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from services.errors import InvalidRequest
 from services.sources.names import ITEM_FIELDS, MANIFEST_NAME, PICTURE_SUFFIXES, clean_ref, suffix_of
 
 
 class Unreadable(Exception):
-    """The bytes of one picture cannot be read; the message says why."""
+    """The bytes of one picture cannot be read; the message says why, `code` for programs."""
+
+    def __init__(self, detail: str, code: str = "unreadable") -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,32 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A regular file before it is known to be a picture."""
+class File:
+    """A file before it is known to be a picture; the members are those of `Picture`."""
 
     ref: str
     size: int
     fingerprint: str
     read: Callable[[int], bytes]
+
+
+class Pictures(Protocol):
+    """Pictures to upload, in a stable order.
+
+    Once `pictures` is through, `skipped` has counted by extension what is none, and `described` those that an
+    items.jsonl names.
+    """
+
+    skipped: Counter[str]
+    described: int
+
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def pictures(self) -> Iterator[Picture]:
+        """Every picture, one after the other."""
+        ...
 
 
 class Source:
@@ -61,11 +84,11 @@ class Source:
         self.skipped: Counter[str] = Counter()
         self.described = 0
         if path.is_dir():
-            self._files: Callable[[], Iterator[_File]] = lambda: _folder_files(path)
+            self._files: Callable[[], Iterator[File]] = lambda: _folder_files(path)
             manifest = path / MANIFEST_NAME
             self._items = _read_items_file(manifest) or _beside(path)
         elif path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
-            self._files = lambda: iter((_disk_file(path, path.name),))
+            self._files = lambda: iter((disk_file(path, path.name),))
             self._items = _beside(path)
         elif zipfile.is_zipfile(path):
             self._files = lambda: _zip_files(path)
@@ -96,7 +119,7 @@ def _is_picture(ref: str) -> bool:
     return suffix_of(ref) in PICTURE_SUFFIXES
 
 
-def _folder_files(folder: Path) -> Iterator[_File]:
+def _folder_files(folder: Path) -> Iterator[File]:
     def refuse(error: OSError) -> None:
         raise InvalidRequest(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -106,15 +129,16 @@ def _folder_files(folder: Path) -> Iterator[_File]:
             path = Path(directory, name)
             ref = clean_ref(path.relative_to(folder).as_posix())
             if ref is not None:
-                yield _disk_file(path, ref)
+                yield disk_file(path, ref)
 
 
-def _disk_file(path: Path, ref: str) -> _File:
+def disk_file(path: Path, ref: str) -> File:
+    """A file of this machine, which need not exist."""
     try:
         facts = path.stat()
     except OSError:  # a dangling link or a file removed meanwhile: reading it tells the reason
-        return _File(ref, 0, "absent", lambda limit: _read_disk(path, limit))
-    return _File(ref, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}", lambda limit: _read_disk(path, limit))
+        return File(ref, 0, "absent", lambda limit: _read_disk(path, limit))
+    return File(ref, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}", lambda limit: _read_disk(path, limit))
 
 
 def _read_disk(path: Path, limit: int) -> bytes:
@@ -127,7 +151,7 @@ def _read_disk(path: Path, limit: int) -> bytes:
         raise Unreadable(error.strerror or str(error)) from error
 
 
-def _zip_files(path: Path) -> Iterator[_File]:
+def _zip_files(path: Path) -> Iterator[File]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             ref = clean_ref(member.filename)
@@ -137,7 +161,7 @@ def _zip_files(path: Path) -> Iterator[_File]:
             def read(limit: int, member: zipfile.ZipInfo = member) -> bytes:
                 return _read_member(archive, member, limit)
 
-            yield _File(ref, member.file_size, f"{member.file_size}-{member.CRC:08x}", read)
+            yield File(ref, member.file_size, f"{member.file_size}-{member.CRC:08x}", read)
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from services.answers import Job, JobError
 from services.cli.journal import Journal
-from services.cli.pictures import Picture, Source, Unreadable
+from services.cli.pictures import Picture, Pictures, Unreadable
 from services.client import AkinClient, UploadFile
 from services.errors import AkinError, ImageReason, ImageRejected, InvalidRequest, NotFound, TooLarge
 
@@ -31,9 +31,9 @@ Outcome = Job | JobError
 class Report:
     """Where every picture of an ingest ended; while it runs, how far it is.
 
-    When it is over, found = unreadable + refused + accepted and accepted = indexed + unchanged + failed.
+    When it is over, found = unreadable + refused + accepted and accepted = indexed + unchanged + failed + unawaited.
     `accepted` includes `resumed`, what an interrupted run before had uploaded. `failures` lists every
-    unreadable, refused and failed picture.
+    unreadable, refused and failed picture, `jobs` the state of each job.
     """
 
     expected: int = 0
@@ -48,13 +48,30 @@ class Report:
     unchanged: int = 0
     failed: int = 0
     failures: list[JobError] = field(default_factory=list)
+    jobs: dict[str, str] = field(default_factory=dict)
+    unawaited: int = 0
     settled_before: int = 0
     seconds: float = 0.0
+
+    @property
+    def uploaded(self) -> int:
+        """Pictures whose way to the server is over."""
+        return self.unreadable + self.refused + self.accepted
 
     @property
     def settled(self) -> int:
         """Pictures about which nothing more will happen."""
         return self.unreadable + self.refused + self.indexed + self.unchanged + self.failed
+
+    @property
+    def waiting(self) -> int:
+        """Accepted pictures whose end is not known."""
+        return self.accepted - self.indexed - self.unchanged - self.failed
+
+    @property
+    def all_well(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
 
     @property
     def rate(self) -> float:
@@ -63,10 +80,10 @@ class Report:
 
     @property
     def adds_up(self) -> bool:
-        """Whether no picture is unaccounted for."""
+        """Whether no picture is unaccounted for, as far as somebody waited for it."""
         return (
             self.found == self.unreadable + self.refused + self.accepted
-            and self.accepted == self.indexed + self.unchanged + self.failed
+            and self.waiting == self.unawaited
             and len(self.failures) == self.unreadable + self.refused + self.failed
         )
 
@@ -75,9 +92,11 @@ class Report:
         names = ("found", "described", "unreadable", "refused", "accepted", "resumed", "indexed", "unchanged", "failed")
         return {
             **{name: getattr(self, name) for name in names},
+            "waiting": self.waiting,
             "skipped": dict(self.skipped.most_common()),
             "seconds": round(self.seconds, 3),
             "pictures_per_second": round(self.rate, 1),
+            "jobs": [{"id": job_id, "state": state} for job_id, state in self.jobs.items()],
             "failures": [failure.model_dump() for failure in self.failures],
         }
 
@@ -96,7 +115,7 @@ class Ingest:
     def __init__(
         self,
         client: AkinClient,
-        source: Source,
+        source: Pictures,
         journal: Journal,
         max_image_bytes: int,
         on_progress: Callable[[Report], None],
@@ -112,8 +131,11 @@ class Ingest:
         self._started = time.monotonic()
         self.report = Report()
 
-    def run(self) -> Report:
+    def run(self, *, follow: bool = True) -> Report:
         """Upload what is not uploaded yet and wait until every picture is indexed or has failed.
+
+        Args:
+            follow: wait for that; otherwise the report says what was accepted.
 
         Raises:
             AkinError: the server cannot be reached or refuses this client; a later run goes on from here.
@@ -129,13 +151,14 @@ class Ingest:
                 pending.add(pool.submit(self._upload, batch))
                 while len(pending) >= IN_FLIGHT:
                     pending = self._step(pending)
-            while pending or self._open:
+            while pending or (follow and self._open):
                 pending = self._step(pending)
         except AkinError:
             wait(pending)  # an upload that is under way may yet be accepted, and is then remembered
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        self.report.unawaited = 0 if follow else self.report.waiting
         self.report.skipped = self._source.skipped.copy()
         self.report.described = self._source.described
         self._journal.forget()
@@ -177,7 +200,7 @@ class Ingest:
         try:
             content = picture.read(self._max_image_bytes)
         except Unreadable as error:
-            failure = JobError(ref=picture.ref, code="unreadable", detail=str(error))
+            failure = JobError(ref=picture.ref, code=error.code, detail=str(error))
         else:
             if len(content) <= self._max_image_bytes:
                 return content
@@ -237,6 +260,7 @@ class Ingest:
         if before is None:
             self._open.append(job.id)
         self._jobs[job.id] = job
+        self.report.jobs[job.id] = job.state
         for name, counter in (
             ("total", "accepted"),
             ("indexed", "indexed"),

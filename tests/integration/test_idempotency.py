@@ -12,9 +12,10 @@ from sqlalchemy import func, select, update
 from werkzeug.test import TestResponse
 
 from services import housekeeping, ingest
+from services.api import idempotency
 from services.catalog import answered
 from services.catalog.database import now
-from services.catalog.models import AnsweredRequest, Job, JobEntry
+from services.catalog.models import AnsweredRequest, Job, JobEntry, Key
 from services.errors import Unavailable
 from tests.integration.conftest import Akin, picture
 
@@ -168,3 +169,17 @@ def test_imports_are_forgotten_when_their_time_is_over_and_no_others(
     assert akin.get(recent["links"]["self"])["total"] == akin.get(running["links"]["self"])["total"] == 1
     assert count(akin, JobEntry) == 2
     assert akin.search(picture(0), limit=1)["hits"][0]["score"] >= 0.999  # what was imported stays
+
+
+def test_a_body_that_takes_long_keeps_its_request_at_work(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "_RENEWED_SECONDS", -1.0)
+    with akin.services.database.transaction() as session:
+        key_id = session.scalars(select(Key.id)).first()
+        assert key_id is not None
+        answered.claim(session, key_id, "slow", "fingerprint")
+        session.execute(update(AnsweredRequest).values(created_at=now() - answered.AT_WORK))
+
+    assert list(idempotency.renewing(akin.services, key_id, "slow", iter([b"a", b"b"]))) == [b"a", b"b"]
+
+    with akin.services.database.transaction() as session:
+        assert answered.claim(session, key_id, "slow", "fingerprint") is not None, "the name is still taken"

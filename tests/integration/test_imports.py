@@ -338,6 +338,11 @@ def test_addresses_are_fetched_and_failures_have_their_reasons(akin: Akin, shop:
     assert item_ids(akin) == {"127.0.0.1/one"}
 
 
+@pytest.mark.parametrize("address", ["http://[broken/a.jpg", "http:///a.jpg", "ftp://x/a.jpg", "http://"])
+def test_what_is_no_web_address_is_refused(akin: Akin, address: str) -> None:
+    assert akin.call("POST", "/v1/imports/urls", json={"pictures": [{"image": address}]}).status_code == 422
+
+
 def test_a_server_that_fails_for_a_while_is_asked_again(akin: Akin, shop: Shop) -> None:
     shop.files = {"/one.jpg": picture(1)}
     shop.failing = {"/one.jpg"}

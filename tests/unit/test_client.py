@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from flask import Response
@@ -15,7 +16,8 @@ from PIL import Image
 
 from services import errors
 from services.answers import Job
-from services.client import AkinClient, UploadFile
+from services.client import AkinClient, ImportOptions, UploadFile
+from services.connection import CHUNK_BYTES
 from tests.unit.api_server import ENCODER, KEY, ApiServer, api_server, problem
 
 
@@ -161,6 +163,35 @@ def test_a_server_that_comes_back_is_used_again(free_port: int) -> None:
         with api_server(free_port):
             assert upload.result(timeout=20).total == 1
             assert client.ready() is True
+
+
+def test_a_refused_upload_ends_long_before_the_whole_file_is_sent(server: ApiServer, tmp_path: Path) -> None:
+    file = tmp_path / "large.tar"
+    with file.open("wb") as stream:
+        stream.truncate(2 * 1024**3)
+    server.faults += [problem(429, "overloaded", "full", "1"), problem(401, "unauthorized", "unknown key")]
+    sent: list[int] = []
+    waits: list[float] = []
+
+    with AkinClient(server.url, KEY, patience=0) as client, pytest.raises(errors.Unauthorized, match="unknown key"):
+        client.wait_out(lambda _, seconds: waits.append(seconds))
+        client.import_archive(file, "application/x-tar", ImportOptions(), sent.append)
+
+    assert (sent.count(0), waits) == (2, [1.0])
+    assert max(sent) < 1024**3
+
+
+def test_a_file_that_becomes_shorter_while_it_is_uploaded_is_not_taken(server: ApiServer, tmp_path: Path) -> None:
+    file = tmp_path / "all.tar"
+    file.write_bytes(bytes(4 * CHUNK_BYTES))
+
+    with (
+        AkinClient(server.url, KEY, patience=5) as client,
+        pytest.raises(errors.InvalidRequest, match="became shorter"),
+    ):
+        client.import_archive(file, "application/x-tar", ImportOptions(), lambda _: file.write_bytes(b"x"))
+
+    assert not server.jobs
 
 
 def test_an_answer_of_something_else_is_not_taken_for_akins(server: ApiServer, client: AkinClient) -> None:

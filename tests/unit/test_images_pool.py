@@ -152,6 +152,16 @@ def test_a_picture_that_needs_too_much_memory_is_rejected() -> None:
         assert pool.verify(picture()).width == 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_deep_grey_needs_little_more_memory_than_its_pixels(dtype: type) -> None:
+    target = BytesIO()
+    Image.fromarray(np.zeros((4_000, 4_000), dtype)).save(target, "TIFF", compression="tiff_deflate")
+
+    with DecodePool(1, timeout=20, memory=256 * 1024**2, limits=LIMITS) as pool:
+        assert pool.verify(target.getvalue()).width == 4_000
+
+
 def test_many_threads_share_the_processes(pool: DecodePool) -> None:
     with ThreadPoolExecutor(16) as threads:
         outcomes = list(threads.map(lambda shade: pool.preprocess(picture(shade), SPEC)[0, 0, 0], range(100)))
