@@ -11,7 +11,7 @@ IMAGES ?=
 ONCE ?=
 ENCODER ?=
 
-.PHONY: help demo up test test-full browser bench-encode bench-ingest format clean
+.PHONY: help demo up test test-full browser test-faults bench-encode bench-ingest format clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,7 +41,10 @@ test: .venv/test ## Set everything up and run the tests (real Redis, Milvus and 
 	$(BIN)/python -m pytest -m 'not full and not browser'
 
 test-full: .venv/test ## Run the long tests: browser, kill -9, thousands of pictures.
-	$(BIN)/python -m pytest -m 'full or browser'
+	$(BIN)/python -m pytest -m '(full or browser) and not faults'
+
+test-faults: .venv/test ## Run the long fault suite: kills, full disks, hostile files (AKIN_FAULT_SEED repeats a run).
+	AKIN_FAULTS=long $(BIN)/python -m pytest tests/reliability
 
 browser: ## Install the browser of the browser tests, where there is none (Debian, Ubuntu; else Playwright's own).
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \

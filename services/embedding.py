@@ -16,6 +16,7 @@ from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from services import content
 from services.catalog import entries, indexes, ledger, removal
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 TASK_SECONDS = 20.0
 PURGE_AT_ONCE = 1000
+# Pictures after which it is asked whether the lease still lasts.
+DECODED_AT_ONCE = 32
 # The decoder may have failed for want of memory or time, not because of the picture: worth another try.
 RETRIED = (ImageReason.TIMEOUT, ImageReason.CRASHED)
 
@@ -118,7 +121,7 @@ def prepare(services: Services) -> Batch | None:
             lease, index = claimed
             with _accounting(services, lease) as account:
                 manifest = Manifest.model_validate(index.encoder.manifest)
-                claims, pixels, rejected = _decode(services, manifest, lease.claims)
+                claims, pixels, rejected = _decode(services, manifest, lease)
             if not account.failed:
                 return Batch(
                     lease, index.collection, index.encoder.sha256, index.encoder.dimension, claims, pixels, rejected
@@ -178,8 +181,10 @@ def _release(services: Services, lease: Lease) -> None:
 
 
 def _decode(
-    services: Services, manifest: Manifest, claims: tuple[Claim, ...]
+    services: Services, manifest: Manifest, lease: Lease
 ) -> tuple[tuple[Claim, ...], NDArray[np.uint8], tuple[tuple[Claim, ImageRejected], ...]]:
+    """What can be decoded while the lease lasts: pictures that hang must not hold the worker for longer."""
+    claims = lease.claims
     gone = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
     rejected: list[tuple[Claim, ImageRejected]] = []
     good: list[Claim] = []
@@ -187,13 +192,17 @@ def _decode(
     for piece in content.pieces(services, [claim.sha256 for claim in claims]):
         rejected += [(claims[position], gone) for position, data in piece if data is None]
         found = [(claims[position], data) for position, data in piece if data is not None]
-        decoded = services.decoder.preprocess_many([data for _, data in found], manifest.preprocessing)
-        for (claim, _), outcome in zip(found, decoded, strict=True):
-            if isinstance(outcome, ImageRejected):
-                rejected.append((claim, outcome))
-            else:
-                good.append(claim)
-                arrays.append(outcome)
+        for start in range(0, len(found), DECODED_AT_ONCE):
+            if now() > lease.until:
+                break
+            some = found[start : start + DECODED_AT_ONCE]
+            decoded = services.decoder.preprocess_many([data for _, data in some], manifest.preprocessing)
+            for (claim, _), outcome in zip(some, decoded, strict=True):
+                if isinstance(outcome, ImageRejected):
+                    rejected.append((claim, outcome))
+                else:
+                    good.append(claim)
+                    arrays.append(outcome)
     size = manifest.preprocessing.size
     pixels = np.stack(arrays) if arrays else np.empty((0, size, size, 3), np.uint8)
     return tuple(good), pixels, tuple(rejected)
@@ -228,12 +237,21 @@ def write(services: Services, encoded: Encoded) -> int:
         if now() > encoded.lease.until:
             # Others may hold the rows by now; a write that ends after `ledger.WRITE_MARGIN` could outlive a delete.
             logger.warning("lease %s ended before its batch was encoded", encoded.lease.token)
+            _mark_late(services, encoded)
             return 0
         if encoded.good:
             _upsert(services, encoded)
     if account.failed:
         return 0
     return _mark(services, encoded)
+
+
+def _mark_late(services: Services, encoded: Encoded) -> None:
+    """Record what decoding has shown, as far as nobody else holds the rows by now, and give the others back."""
+    with services.database.transaction() as session:
+        _mark_rejected(session, encoded)
+        ledger.release(session, encoded.lease)
+        entries.settle(session, [claim.image_id for claim, _ in encoded.rejected])
 
 
 def _upsert(services: Services, encoded: Encoded) -> None:
@@ -255,14 +273,18 @@ def _mark(services: Services, encoded: Encoded) -> int:
             ledger.mark_failed(
                 session, lease, claim.embedding_id, "embedding_degenerate", "the encoder sees nothing in it"
             )
-        for claim, error in encoded.rejected:
-            mark = ledger.mark_for_retry if error.reason in RETRIED else ledger.mark_failed
-            mark(session, lease, claim.embedding_id, error.code, error.detail)
+        _mark_rejected(session, encoded)
         abandoned = ledger.abandoned(session, lease, written - marked) if written - marked else []
         entries.settle(session, [claim.image_id for claim in lease.claims])
     if abandoned:
         services.vectors.delete(encoded.collection, abandoned)
     return len(marked)
+
+
+def _mark_rejected(session: Session, encoded: Encoded) -> None:
+    for claim, error in encoded.rejected:
+        mark = ledger.mark_for_retry if error.reason in RETRIED else ledger.mark_failed
+        mark(session, encoded.lease, claim.embedding_id, error.code, error.detail)
 
 
 def purge(services: Services, seconds: float = TASK_SECONDS) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms
 
 _WHITE = (255, 255, 255)
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
+_BAND_PIXELS = 1024 * 1024
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -34,14 +37,26 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     16-bit files say how many bits they use. The others do not, so the smallest customary range that
     holds all values is taken: 0…1 (float only), 0…255, 0…65,535, else from the darkest to the lightest.
     """
-    values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0).astype(np.float32)
-    low, high = float(values.min()), float(values.max())
     if image.mode.startswith("I;16"):
         low, high = 0.0, float(2 ** _bits(image) - 1)
-    elif low >= 0 and high <= 65535:
-        low, high = 0.0, _customary_top(high, image.mode)
-    scaled = (values - low) * (255.0 / ((high - low) or 1.0))
-    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    else:
+        extremes = [(float(values.min()), float(values.max())) for _, values in _bands(image)]
+        low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+        if low >= 0 and high <= 65535:
+            low, high = 0.0, _customary_top(high, image.mode)
+    scaled = Image.new("L", image.size)
+    for top, values in _bands(image):
+        band = (values - low) * (255.0 / ((high - low) or 1.0))
+        scaled.paste(Image.fromarray(np.clip(np.rint(band), 0, 255).astype(np.uint8)), (0, top))
+    return scaled
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Some rows at a time, with the number of the first: all of a large picture as numbers is ten times its bytes."""
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield top, np.nan_to_num(np.asarray(band), posinf=0.0, neginf=0.0).astype(np.float32)
 
 
 def _customary_top(high: float, mode: str) -> float:

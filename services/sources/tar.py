@@ -55,6 +55,8 @@ class Tar:
             for reference, done in descriptions.problems(cursor):
                 yield reference, cursor | done
         stream.skip_to(cursor.get("offset", 0))
+        if stream.at < cursor.get("offset", 0):
+            raise unreadable("it is cut off")
         early = not cursor
         for member in members(stream):
             position = {"offset": member.next, "described": described}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 
 import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from services import content, embedding, reindex
+from services import accepting, content, embedding, reindex
 from services.catalog import catalogs, indexes, jobs, ledger
 from services.catalog.database import now
 from services.catalog.models import Embedding, Image, IndexRow, OrphanBlob
 from services.catalog.states import EmbeddingState, IndexState
-from services.errors import NotFound, Unavailable
+from services.errors import ImageReason, ImageRejected, NotFound, Unavailable
 from services.storage.blobs import key_of
 from tests.integration.conftest import Akin, picture
 
@@ -189,6 +190,34 @@ def test_a_slow_worker_does_not_delete_what_the_next_one_wrote(akin: Akin) -> No
 
     assert akin.services.vectors.present(slow.collection, [image["image_id"]], strong=True) == {image["image_id"]}
     assert akin.get(image["links"]["self"])["state"] == "indexed"
+
+
+def test_pictures_that_hang_hold_a_worker_no_longer_than_its_lease(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "DECODED_AT_ONCE", 2)
+    job = akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(6)})
+    accepting.accept_pending(akin.services)
+    looked: list[int] = []
+
+    def hanging(pictures: Sequence[bytes], _: object) -> list[ImageRejected]:
+        looked.append(len(pictures))
+        with akin.services.database.reading() as session:
+            until = session.scalar(select(Embedding.lease_until).limit(1))
+        monkeypatch.setattr(embedding, "now", lambda: until + timedelta(seconds=1))
+        return [ImageRejected(ImageReason.TIMEOUT, "it took too long")] * len(pictures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(akin.services.decoder, "preprocess_many", hanging)
+        batch = embedding.prepare(akin.services)
+        assert batch is not None
+        assert akin.write(batch) == 0
+    monkeypatch.undo()
+
+    assert looked == [2], "the others were not even begun"
+    with akin.services.database.reading() as session:
+        rows = session.execute(select(Embedding.state, Embedding.attempts).order_by(Embedding.id)).all()
+    assert rows == [("pending", 1)] * 2 + [("pending", 0)] * 4
+    akin.work()
+    assert akin.get(job["links"]["self"])["indexed"] == 6
 
 
 def test_rows_go_back_untouched_when_milvus_is_away(akin: Akin) -> None:
