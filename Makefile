@@ -43,8 +43,9 @@ test: .venv/test ## Set everything up and run the tests (real Redis, Milvus and 
 test-full: .venv/test ## Run the long tests: browser, kill -9, thousands of pictures.
 	$(BIN)/python -m pytest -m '(full or browser) and not faults'
 
-test-faults: .venv/test ## Run the long fault suite: kills, full disks, hostile files (AKIN_FAULT_SEED repeats a run).
-	AKIN_FAULTS=long $(BIN)/python -m pytest tests/reliability
+test-faults: .venv/test ## Strike imports with more than a hundred faults, send hostile files (about 30 minutes). AKIN_FAULT_SEED repeats a run.
+	$(BIN)/python -m pytest -m faults -s
+	AKIN_FAULTS=long $(BIN)/python -m pytest tests/reliability/test_hostile.py
 
 browser: ## Install the browser of the browser tests, where there is none (Debian, Ubuntu; else Playwright's own).
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \

@@ -16,7 +16,7 @@ from werkzeug.datastructures import FileStorage
 
 from services.api.auth import Caller, authenticate
 from services.api.errors import invalid
-from services.api.idempotency import HEADER, fingerprint_of, once, renewing
+from services.api.idempotency import HEADER, fingerprint_of, once
 from services.api.schemas import NoQuery
 from services.catalog.fields import parse_json
 from services.catalog.keys import Scope
@@ -133,16 +133,13 @@ class Router:
                 elif body:
                     sent, attached = _body(accepts, files)
                 name = request.headers.get(HEADER) if method == "POST" and repeatable else None
-                chunks = _chunks()
-                if name is not None:
-                    chunks = renewing(services, caller.key_id, name, chunks)
                 call = Call(
                     services,
                     caller,
                     checked if query else None,
                     _checked(body, sent) if body else None,
                     attached,
-                    chunks,
+                    _chunks(),
                     request.mimetype,
                 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from flask import Request, Response
@@ -13,14 +14,14 @@ from werkzeug.datastructures import FileStorage
 
 from services.catalog import answered
 from services.catalog.answered import Answer
-from services.errors import Conflict, InvalidRequest
+from services.errors import Conflict, InvalidRequest, Unavailable
 from services.wiring import Services
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST = 255
+RENEWED_SECONDS = 5.0
 _SUCCESS = range(200, 300)
-_RENEWED_SECONDS = 60.0
 
 
 def once(services: Services, key_id: int, name: str, fingerprint: str, do: Callable[[], Response]) -> Response:
@@ -46,7 +47,8 @@ def once(services: Services, key_id: int, name: str, fingerprint: str, do: Calla
         return response
     done = False
     try:
-        response = do()
+        with _at_work(services, key_id, name):
+            response = do()
         if response.status_code in _SUCCESS:
             with services.database.transaction() as session:
                 answered.remember(session, key_id, name, Answer(response.status_code, response.get_data(as_text=True)))
@@ -58,15 +60,23 @@ def once(services: Services, key_id: int, name: str, fingerprint: str, do: Calla
                 answered.release(session, key_id, name)
 
 
-def renewing(services: Services, key_id: int, name: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks of a body that may take long to arrive; meanwhile its request goes on being at work."""
-    renewed = time.monotonic()
-    for chunk in chunks:
-        if time.monotonic() > renewed + _RENEWED_SECONDS:
-            renewed = time.monotonic()
-            with services.database.transaction() as session:
+@contextmanager
+def _at_work(services: Services, key_id: int, name: str) -> Iterator[None]:
+    """Say again and again that a request is at work, so that it is soon known when its process was killed."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(RENEWED_SECONDS):
+            with suppress(Unavailable), services.database.transaction() as session:
                 answered.renew(session, key_id, name)
-        yield chunk
+
+    renewing = threading.Thread(target=renew, name="at-work", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
 
 
 def fingerprint_of(request: Request, sent: Any, files: Iterable[FileStorage]) -> str:

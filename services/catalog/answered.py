@@ -14,8 +14,8 @@ from services.catalog.upserts import insert
 
 # How long an answer is kept: clients repeat a request within minutes, or at the next run of a nightly job.
 KEPT = timedelta(hours=25)
-# A request that is at work for longer was cut short with its process.
-AT_WORK = timedelta(minutes=10)
+# A request says more often that it is at work (`renew`); one that does not was cut short with its process.
+AT_WORK = timedelta(seconds=30)
 
 
 class Answer(NamedTuple):

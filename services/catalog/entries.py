@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Select, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from services.catalog import ledger, removal
@@ -13,12 +13,22 @@ from services.catalog.database import now
 from services.catalog.models import Catalog, Embedding, Image, Job, JobEntry
 from services.catalog.states import EmbeddingState, EntryState
 
+# Longer than a worker has an entry in its hands, or a server is given time: what is to wait for longer was put off by a
+# clock that is ahead.
+LONGEST_WAIT = timedelta(minutes=15)
+
+
+def is_due() -> ColumnElement[bool]:
+    """Whether an entry is to be looked at now, if it is pending."""
+    moment = now()
+    return or_(JobEntry.due_at <= moment, JobEntry.due_at > moment + LONGEST_WAIT)
+
 
 def claim(session: Session, job_id: str, limit: int, until: datetime) -> Sequence[JobEntry]:
     """The next entries that nobody has looked at; until then no other worker takes them."""
     found = session.scalars(
         select(JobEntry)
-        .where(JobEntry.job_id == job_id, JobEntry.state == EntryState.PENDING, JobEntry.due_at <= now())
+        .where(JobEntry.job_id == job_id, JobEntry.state == EntryState.PENDING, is_due())
         .order_by(JobEntry.due_at, JobEntry.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -52,7 +62,7 @@ def due(session: Session, job_id: str, limit: int) -> int:
     return _count(
         session,
         select(JobEntry.id)
-        .where(JobEntry.job_id == job_id, JobEntry.state == EntryState.PENDING, JobEntry.due_at <= now())
+        .where(JobEntry.job_id == job_id, JobEntry.state == EntryState.PENDING, is_due())
         .limit(limit),
     )
 

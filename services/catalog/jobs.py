@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
+from services.catalog import entries
 from services.catalog.database import now
 from services.catalog.models import Job, JobEntry, Webhook
 from services.catalog.states import EntryState, JobState
@@ -46,7 +47,7 @@ def take_turn(session: Session) -> Job | None:
     Catalogs take turns, and so do the imports of each: the one whose last turn is the longest ago. A cancelled
     import comes along until all its entries are left out.
     """
-    due = exists().where(JobEntry.job_id == Job.id, JobEntry.state == EntryState.PENDING, JobEntry.due_at <= now())
+    due = exists().where(JobEntry.job_id == Job.id, JobEntry.state == EntryState.PENDING, entries.is_due())
     unlisted = Job.listed_at.is_(None) & (Job.state != JobState.CANCELLED)
     candidates = session.execute(
         select(Job.id, Job.catalog_id, Job.served_at, Job.created_at).where(
@@ -121,8 +122,8 @@ def forget_old(session: Session, kept: timedelta, limit: int) -> int:
     Returns how many rows.
     """
     old = (Job.kind != REINDEX, Job.finished_at < now() - kept)
-    entries = select(JobEntry.id).join(Job, Job.id == JobEntry.job_id).where(*old).limit(limit)
-    deleted = session.scalars(delete(JobEntry).where(JobEntry.id.in_(entries)).returning(JobEntry.id)).all()
+    some = select(JobEntry.id).join(Job, Job.id == JobEntry.job_id).where(*old).limit(limit)
+    deleted = session.scalars(delete(JobEntry).where(JobEntry.id.in_(some)).returning(JobEntry.id)).all()
     if deleted:
         return len(deleted)
     empty = session.scalars(select(Job.id).where(*old, ~exists().where(JobEntry.job_id == Job.id)).limit(limit)).all()

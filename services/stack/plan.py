@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,13 +13,16 @@ from gunicorn.config import KNOWN_SETTINGS
 from pydantic import SecretStr
 
 from services.config import Settings
-from services.stack.ports import LOOPBACK, next_free, server_port
+from services.stack.ports import LOOPBACK, is_free, next_free, server_port
 from services.stack.probes import api_probe, milvus_probe, redis_probe
 from services.stack.program import Probe, Program
 from services.stack.servers import milvus_server, redis_server
+from services.stack.state import RunState
 
 # A worker asked to stop finishes its task. Killing it instead loses nothing: its ledger leases run out.
 WORKER_GRACE = 15.0
+# Within it gunicorn's processes notice that their master is gone.
+LAST_RUN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,25 @@ def make_plan(configured: Settings) -> Plan:
 
 def with_addresses(settings: Settings) -> Settings:
     """The settings with an address for every part; they stay the same for the whole run."""
-    update: dict[str, object] = {"port": next_free(settings.host, settings.port)}
+    update: dict[str, object] = {"port": _api_port(settings)}
     if settings.redis_url is None:
         update["redis_url"] = SecretStr(f"redis://:{secrets.token_urlsafe(24)}@{LOOPBACK}:{server_port()}/0")
     if settings.milvus_uri is None:
         update["milvus_uri"] = f"http://{LOOPBACK}:{server_port()}"
     return settings.model_copy(update=update)
+
+
+def _api_port(settings: Settings) -> int:
+    """The configured port, or the next free one."""
+    # After a kill of the last run the processes of its API end by themselves; until then they keep its port.
+    until = time.monotonic() + LAST_RUN_SECONDS
+    while (
+        RunState.is_left_behind(settings.data_dir)
+        and not is_free(settings.host, settings.port)
+        and time.monotonic() < until
+    ):
+        time.sleep(0.1)
+    return next_free(settings.host, settings.port)
 
 
 def local_url(settings: Settings) -> str:

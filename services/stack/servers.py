@@ -48,7 +48,7 @@ def find_milvus() -> list[str]:
         raise ConfigurationError(
             "Milvus Lite is not installed: `pip install 'akin[embedded]'`, or set AKIN_MILVUS_URI to a Milvus that runs"
         )
-    return [sys.executable, "-m", "milvus_lite", "server"]
+    return [sys.executable, "-m", "services.stack.milvus_lite", "server"]
 
 
 def redis_server(url: str, directory: Path) -> Program:

@@ -58,6 +58,12 @@ class RunState(ProcessRef):
         state = cls._load(data_dir)
         return state if state is not None and state.is_alive() else None
 
+    @classmethod
+    def is_left_behind(cls, data_dir: Path) -> bool:
+        """Whether the last stack of this directory was killed, and none has run since."""
+        state = cls._load(data_dir)
+        return state is not None and not state.is_alive()
+
     def write(self, data_dir: Path) -> None:
         """Replace run.json in one step."""
         descriptor, name = tempfile.mkstemp(dir=data_dir, prefix=".run-")  # mode 0600

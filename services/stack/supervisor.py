@@ -70,6 +70,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._followers: list[tuple[str, Follower]] = []
         self._state: RunState | None = None
+        self._recorded = True
 
     def run(self) -> None:
         """Start everything, keep it running, and stop it in reverse order on SIGINT, SIGTERM or SIGHUP.
@@ -166,7 +167,9 @@ class Supervisor:
                 self._on_death(child, cause)
             if child.due:
                 child.start()
-                self._record()
+                self._recorded = False
+        if not self._recorded:
+            self._record()
 
     def _pause(self) -> None:
         """Wait for a signal or a tick.
@@ -195,7 +198,10 @@ class Supervisor:
     def _record(self) -> None:
         if self._state is not None:
             self._state = self._state.model_copy(update={"children": self._living()})
-            self._state.write(self._data_dir)
+            # A full disk must not end what runs: it is written as soon as there is room.
+            with suppress(OSError):
+                self._state.write(self._data_dir)
+                self._recorded = True
 
     def _living(self) -> dict[str, ProcessRef]:
         living = {}

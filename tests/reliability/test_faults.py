@@ -1,166 +1,118 @@
-"""kill -9 in the middle of an import, and a reindex under searches: nothing lost, nothing twice, nobody refused."""
+"""Faults at random moments of imports: nothing lost, nothing twice, nothing wrong afterwards."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from sqlalchemy import func, select
 
-from services.catalog import catalogs
 from services.catalog.database import Database
-from services.catalog.models import Embedding, Image, IndexRow
-from services.catalog.states import EmbeddingState
-from services.client import AkinClient, UploadFile
-from services.stack.background import background_stack
-from services.stack.state import RunState
-from services.vectors.milvus import MilvusStore
-from tests.integration.conftest import picture
-from tests.servers import free_ports, require, wait_until
+from tests.reliability.chaos import Chaos, Fault, full_disk, server_fault
+from tests.reliability.conftest import Disk
+from tests.reliability.material import (
+    Sender,
+    by_addresses,
+    by_batches,
+    by_folder,
+    by_tar_gz,
+    by_zip,
+    drawn,
+    serving,
+)
+from tests.reliability.proof import prove_accounted, prove_audited, prove_complete
+from tests.reliability.stack import Progress, Stack, running_stack, tell
+from tests.servers import Server
 
-CLOTHING = Path(__file__).parents[2] / ".." / "shared" / "data" / "clothing.zip"
-BATCH = 100
-Source = Callable[[], Iterator[tuple[str, bytes]]]
-
-
-def drawn() -> Iterator[tuple[str, bytes]]:
-    """Few pictures, for every run of the tests."""
-    for seed in range(600):
-        yield f"drawn/{seed}.jpg", picture(seed)
-
-
-def photographs() -> Iterator[tuple[str, bytes]]:
-    """3,409 photographs of clothes."""
-    if not CLOTHING.exists():
-        require("clothing", "the photographs of clothes are not on this machine")
-    with zipfile.ZipFile(CLOTHING) as archive:
-        for name in sorted(n for n in archive.namelist() if n.endswith(".jpg")):
-            yield name, archive.read(name)
+# That by addresses depends on the server that a run starts.
+WAYS: Mapping[str, Sender] = {"zip": by_zip, "tar.gz": by_tar_gz, "batches": by_batches, "folder": by_folder}
 
 
-SOURCES = [
-    pytest.param(drawn, id="drawn"),
-    pytest.param(photographs, id="photographs", marks=[pytest.mark.full, pytest.mark.timeout(900)]),
-]
+@dataclass(frozen=True)
+class Size:
+    """How long a run is: pictures, faults, and seconds for which a server or the disk is away."""
+
+    pictures: int
+    faults: int
+    away: float
 
 
-def environment() -> dict[str, str]:
-    # Short leases, so that a killed worker's rows come back within the test.
-    return {"AKIN_PORT": str(free_ports(1)[0]), "AKIN_LEASE_SECONDS": "5", "AKIN_EMBED_BATCH": "32"}
+SHORT = pytest.param(Size(480, 15, 3.0), id="short", marks=pytest.mark.timeout(600))
+LONG = pytest.param(
+    Size(2_001, 32, 20.0), id="long", marks=[pytest.mark.full, pytest.mark.faults, pytest.mark.timeout(1800)]
+)
 
 
-def upload(client: AkinClient, files: Sequence[tuple[str, bytes]]) -> list[str]:
-    return [
-        client.import_files([UploadFile(name, data) for name, data in files[start : start + BATCH]]).id
-        for start in range(0, len(files), BATCH)
-    ]
+def survive(stack: Stack, folder: Path, run: str, size: Size, ways: Sequence[str], others: Mapping[str, Fault]) -> None:
+    """Send pictures in several ways at once while faults strike, wait for the imports, and prove what came of them."""
+    began = time.monotonic()
+    share = size.pictures // len(ways)
+    parts = {way: drawn(way, range(n * share, (n + 1) * share)) for n, way in enumerate(ways)}
+    with ExitStack() as held:
+        database = held.enter_context(closing(Database(stack.settings.database)))
+        client = held.enter_context(stack.client())
+        senders = dict(WAYS)
+        if "addresses" in parts:
+            senders["addresses"] = by_addresses(held.enter_context(serving(parts["addresses"])))
+        pool = held.enter_context(ThreadPoolExecutor(len(ways)))
+        done = Progress(database, share * len(ways))
+        with Chaos(stack, run) as chaos:
+            sending = [pool.submit(senders[way], client, folder, pictures) for way, pictures in parts.items()]
+
+            def progress() -> float:
+                for one in sending:
+                    if one.done():
+                        one.result()  # an import that nobody took ends the run
+                stack.alive()
+                return done()
+
+            chaos.strike({**chaos.process_faults(), **chaos.queue_faults(), **others}, size.faults, progress)
+            sent = [one for way in sending for one in way.result()]
+            prove_accounted(client, sent)
+        broken = sum(len(one.broken) for one in sent)
+        torn = sum(len(pictures.torn) for pictures in parts.values())
+        prove_complete(stack, share * len(ways) - broken, torn)
+        prove_audited(client)
+    tell(f"{run}: {size.pictures} pictures, {len(chaos.struck)} faults, {time.monotonic() - began:.0f} s")
 
 
-def indexed(data_dir: Path) -> int:
-    with closing(Database(f"sqlite:///{data_dir / 'akin.db'}")) as database, database.reading() as session:
-        return session.scalar(select(func.count()).where(Embedding.state == EmbeddingState.INDEXED)) or 0
+def filled(disk: Disk, stack: Stack, seconds: float) -> dict[str, Fault]:
+    """A full disk, and a process that has to be started again on it; nothing where no small one could be had."""
+    if not disk.small:
+        return {}
+    return {"a full disk": full_disk(disk.path, seconds, lambda: stack.kill_part("scheduler"))}
 
 
-def wait_for_jobs(client: AkinClient, jobs: Sequence[str]) -> tuple[int, int]:
-    """How many entries of the jobs ended indexed or unchanged, and failed."""
-    ended = [client.wait(job, interval=0.3) for job in jobs]
-    assert {job.state for job in ended} <= {"finished", "finished_with_errors"}
-    return sum(job.indexed + job.unchanged for job in ended), sum(job.failed for job in ended)
+@pytest.mark.postgres
+@pytest.mark.parametrize("size", [SHORT, LONG])
+def test_an_import_survives_every_kind_of_fault(
+    size: Size, disk: Disk, postgres: tuple[Server, str], tmp_path: Path
+) -> None:
+    server, url = postgres
+    with running_stack(disk.path, {"AKIN_DATABASE_URL": url}) as stack:
+        others = {"no database": server_fault(server, size.away), **filled(disk, stack, size.away)}
+        survive(stack, tmp_path, "everything", size, ("zip", "batches", "addresses"), others)
 
 
-def prove_complete(state: RunState, data_dir: Path, expected: int) -> None:
-    """Exactly one vector for each picture in the live index, and each picture's nearest neighbour is itself."""
-    store = MilvusStore(state.milvus_uri)
-    with closing(Database(f"sqlite:///{data_dir / 'akin.db'}")) as database, database.reading() as session:
-        index = catalogs.live_index(session, catalogs.by_name(session, catalogs.DEFAULT).id)
-        assert session.scalar(select(func.count()).select_from(Image)) == expected
-        rows = session.scalar(
-            select(func.count()).where(Embedding.index_id == index.id, Embedding.state == EmbeddingState.INDEXED)
-        )
-        assert rows == expected
-        ids = session.scalars(select(Image.id)).all()
-    with closing(store):
-        assert store.count(index.collection, strong=True) == expected
-        assert store.present(index.collection, ids, strong=True) == set(ids)
-        _every_picture_finds_itself(store, index, ids)
+@pytest.mark.parametrize("size", [LONG])
+def test_an_import_on_one_machine_survives_every_kind_of_fault(size: Size, disk: Disk, tmp_path: Path) -> None:
+    with running_stack(disk.path, {"AKIN_IMPORT_ROOTS": str(tmp_path)}) as stack:
+        others = filled(disk, stack, size.away)
+        survive(stack, tmp_path, "one machine", size, ("tar.gz", "batches", "folder"), others)
 
 
-def _every_picture_finds_itself(store: MilvusStore, index: IndexRow, ids: Sequence[int]) -> None:
-    for start in range(0, len(ids), 200):
-        some = store.fetch(index.collection, ids[start : start + 200], strong=True)
-        for image_id, hits in zip(some, store.search(index.collection, np.stack(list(some.values())), 5), strict=True):
-            assert hits[0].score >= 0.999
-            # Pictures that the encoder cannot tell apart tie with it; it must be among the first even so.
-            assert image_id in [hit.id for hit in hits if hits[0].score - hit.score < 1e-5]
-
-
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.timeout(240)
-def test_kill_9_of_workers_and_of_the_whole_stack_in_the_middle_of_an_import(source: Source, tmp_path: Path) -> None:
-    files = list(source())
-    variables = environment()
-
-    with background_stack(tmp_path, environment=variables) as state:
-        with AkinClient(state.api_url, state.api_key) as client:
-            jobs = upload(client, files)
-            for part, share in (("worker-embed", 0.1), ("worker-imports", 0.2), ("redis", 0.3), ("worker-embed", 0.4)):
-                wait_until(lambda share=share: indexed(tmp_path) >= share * len(files), f"{share:.0%} indexed", 180)
-                running = RunState.read(tmp_path)
-                assert running is not None
-                os.kill(running.children[part].pid, signal.SIGKILL)
-            wait_until(lambda: indexed(tmp_path) >= 0.5 * len(files), "half indexed", 180)
-        assert indexed(tmp_path) < len(files), "too quick for this test: kill earlier"
-        os.kill(state.pid, signal.SIGKILL)  # akin up itself: every part of the stack dies
-
-    with background_stack(tmp_path, environment=variables) as state:
-        with AkinClient(state.api_url, state.api_key) as client:
-            done, failed = wait_for_jobs(client, jobs)
-        assert done + failed == len(files)
-        assert failed == 0
-        prove_complete(state, tmp_path, len(files))
-
-
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.timeout(240)
-def test_a_reindex_to_another_dimension_while_a_client_searches_without_pause(source: Source, tmp_path: Path) -> None:
-    files = list(source())
-    with background_stack(tmp_path, environment=environment()) as state:
-        with AkinClient(state.api_url, state.api_key, patience=0) as client:
-            wait_for_jobs(client, upload(client, files))
-            stop = threading.Event()
-            seen: list[tuple[str, float]] = []
-            refused: list[str] = []
-
-            def search() -> None:
-                for number in range(sys.maxsize):
-                    if stop.is_set():
-                        return
-                    try:
-                        answer = client.search(files[number * 37 % len(files)][1], limit=3)
-                        seen.append((answer.encoder, answer.hits[0].score))
-                    except Exception as error:  # noqa: BLE001 - whatever it is, the request has failed
-                        refused.append(repr(error))
-
-            searching = threading.Thread(target=search)
-            searching.start()
-            try:
-                job = client.wait(client.reindex("conv-ae-64"), interval=0.3)
-            finally:
-                wait_until(lambda: bool(seen) and seen[-1][0] == "conv-ae-64@1", "searches in the new index", 30)
-                stop.set()
-                searching.join()
-
-        assert job.state == "finished"
-        assert job.indexed == len(files)
-        assert refused == []
-        assert {encoder for encoder, _ in seen} == {"metric-photo@1", "conv-ae-64@1"}
-        assert min(score for _, score in seen) >= 0.999
-        prove_complete(state, tmp_path, len(files))
+@pytest.mark.milvus
+@pytest.mark.postgres
+@pytest.mark.parametrize("size", [LONG])
+def test_an_import_into_servers_of_their_own_survives_every_kind_of_fault(
+    size: Size, postgres: tuple[Server, str], milvus: tuple[Server, str], tmp_path: Path
+) -> None:
+    server, url = postgres
+    others = {"no database": server_fault(server, size.away), "no Milvus": server_fault(milvus[0], size.away)}
+    variables = {"AKIN_DATABASE_URL": url, "AKIN_MILVUS_URI": milvus[1], "AKIN_IMPORT_ROOTS": str(tmp_path)}
+    with running_stack(tmp_path / "akin", variables) as stack:
+        survive(stack, tmp_path, "production", size, ("folder", "zip", "addresses"), others)
