@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from services import content
 from services.additions import Added, add, entry_state
-from services.catalog import catalogs, entries, items, jobs, ledger, removal
+from services.catalog import entries, items, jobs, ledger, removal
 from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
 from services.catalog.models import Job, JobEntry
@@ -68,12 +68,9 @@ def accept_pending(services: Services, seconds: float = TASK_SECONDS) -> None:
 
 
 def take_turn(services: Services) -> bool:
-    """Go on with the import whose turn it is; False where none has anything to do, or the ledger is full."""
-    with services.database.reading() as session:
-        if ledger.waiting(session, LEDGER_AHEAD) >= LEDGER_AHEAD:
-            return False
+    """Go on with the import whose turn it is; False where none has anything to do."""
     with services.database.transaction() as session:
-        job = jobs.take_turn(session)
+        job = jobs.take_turn(session, LEDGER_AHEAD)
         if job is None:
             return False
         if job.state == JobState.CANCELLED:
@@ -133,11 +130,10 @@ def _inspect(services: Services, piece: Sequence[tuple[JobEntry, Gathered]]) -> 
 
 def _settle(session: Session, job_id: str, looked: Mapping[int, Outcome]) -> None:
     # Locked: a cancel comes before these entries are accepted, or after.
-    job = jobs.get(session, job_id, lock=True)
-    if job.state == JobState.CANCELLED:
+    job = jobs.lock(session, job_id)
+    if job is None or job.state == JobState.CANCELLED:
         return
     jobs.start(job)
-    catalogs.lock_shared(session, job.catalog_id)
     pending = entries.still_pending(session, list(looked))
     if job.mode == ImportMode.CREATE:
         pending = _refuse_existing(session, job, pending)

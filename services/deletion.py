@@ -95,6 +95,7 @@ def advance(services: Services, seconds: float = TASK_SECONDS) -> None:
 
 
 def _open(session: Session, catalog_id: int, source: dict[str, Any], cursor: dict[str, Any], total: int) -> Job:
+    catalogs.lock_shared(session, catalog_id)
     job = Job(
         catalog_id=catalog_id,
         kind=jobs.DELETE,
@@ -112,16 +113,12 @@ def _open(session: Session, catalog_id: int, source: dict[str, Any], cursor: dic
 def _delete_piece(services: Services, job_id: str) -> bool:
     """Delete the next items of a job; False once it is over."""
     with services.database.transaction() as session:
-        job = jobs.get(session, job_id, lock=True)
-        if job.finished_at is not None:
+        job = jobs.lock(session, job_id)
+        if job is None or job.finished_at is not None:
             return False
         jobs.start(job)
         whole = job.source.get("catalog_id")
-        if whole is not None:
-            deleted, images = _empty_catalog(session, whole)
-        else:
-            catalogs.lock_shared(session, job.catalog_id)
-            deleted, images = _delete_items(session, job)
+        deleted, images = _delete_items(session, job) if whole is None else _empty_catalog(session, whole)
         job.cursor = {**job.cursor, "done": job.cursor["done"] + deleted, "images": job.cursor["images"] + images}
         if deleted or images:
             return True

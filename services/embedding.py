@@ -34,6 +34,7 @@ TASK_SECONDS = 20.0
 PURGE_AT_ONCE = 1000
 # Pictures after which it is asked whether the lease still lasts.
 DECODED_AT_ONCE = 32
+LATE = "encoding took longer than AKIN_LEASE_SECONDS: make that longer, or AKIN_EMBED_BATCH smaller"
 # The decoder may have failed for want of memory or time, not because of the picture: worth another try.
 RETRIED = (ImageReason.TIMEOUT, ImageReason.CRASHED)
 
@@ -250,6 +251,8 @@ def _mark_late(services: Services, encoded: Encoded) -> None:
     """Record what decoding has shown, as far as nobody else holds the rows by now, and give the others back."""
     with services.database.transaction() as session:
         _mark_rejected(session, encoded)
+        for claim in (*encoded.good, *encoded.degenerate):
+            ledger.mark_for_retry(session, encoded.lease, claim.embedding_id, "lease_ended", LATE)
         ledger.release(session, encoded.lease)
         entries.settle(session, [claim.image_id for claim, _ in encoded.rejected])
 

@@ -6,6 +6,8 @@ import logging
 import time
 from collections import defaultdict
 
+from sqlalchemy.orm import Session
+
 from services import content
 from services.catalog import catalogs, entries, jobs, replacing
 from services.catalog.models import Job
@@ -21,66 +23,76 @@ REMOVED_AT_ONCE = 1_000
 TASK_SECONDS = 20.0
 
 
-def finish_imports(services: Services, seconds: float = TASK_SECONDS) -> None:
+def finish_imports(services: Services, seconds: float = TASK_SECONDS) -> bool:
     """Finish imports whose every entry is settled, once a search is sure to see their vectors.
 
-    What the time does not suffice for is left to the next run.
+    Returns whether something is left for another run, which is then in the queue: further pieces of what imports
+    replace, or what the time did not suffice for.
     """
     until = time.monotonic() + seconds
     with services.database.reading() as session:
         settled: dict[int, list[Job]] = defaultdict(list)
         for job in jobs.settled_imports(session, JOBS_AT_ONCE):
             settled[job.catalog_id].append(job)
-        collections = {catalog_id: catalogs.live_index(session, catalog_id).collection for catalog_id in settled}
+    again = False
     for catalog_id, finished in settled.items():
         # What Milvus acknowledged may not be visible to a search yet; after one Strong query it is.
         try:
-            services.vectors.barrier(collections[catalog_id])
+            with services.database.reading() as session:
+                collection = catalogs.live_index(session, catalog_id).collection
+            services.vectors.barrier(collection)
         except NotFound:
-            pass  # no picture was ever embedded: the imports only had failures
+            pass  # no picture was ever embedded: the imports only had failures; or the catalog was deleted meanwhile
         except Unavailable as error:
             logger.warning("%d imports wait for their barrier: %s", len(finished), error)
             continue
         for job in finished:
             if time.monotonic() > until:
-                return
-            _finish(services, job, until)
+                again = True
+                break
+            again |= _finish(services, job)
     if settled:
         services.queue.wake(Task.NOTIFY)
+    if again:
+        services.queue.wake(Task.FINISH)
+    return again
 
 
-def _finish(services: Services, job: Job, until: float) -> None:
-    while _remove_former(services, job):
-        if time.monotonic() > until:
-            return
+def _finish(services: Services, job: Job) -> bool:
+    """Remove the next piece of what an import replaces, or finish it; whether there is more to remove.
+
+    A piece at a time, so that other imports do not wait for the end of a large removal.
+    """
     with services.database.transaction() as session:
-        current = jobs.get(session, job.id, lock=True)
-        if current.finished_at is not None or not entries.are_settled(session, job.id):
-            return  # cancelled, or retried, or another worker was quicker
+        current = jobs.lock(session, job.id)
+        if current is None or current.finished_at is not None or not entries.are_settled(session, job.id):
+            return False  # cancelled, or retried, or another worker was quicker
         with_errors = entries.any_failed(session, job.id)
+        if _remove_former(session, current, complete=current.error_code is None and not with_errors):
+            return True
         if current.error_code is not None:
             jobs.fail(current, current.error_code, current.error_detail or "")
+        elif current.mode == ImportMode.REPLACE and not current.total:
+            jobs.fail(current, "source_empty", "the source names nothing: a replacing import removes nothing then")
         else:
             jobs.finish(current, with_errors=with_errors)
     if job.source.get("kind") == "stored" and not with_errors:
         services.walks.forget(job.id)
         services.blobs.delete(content.source_key(job.id))
+    return False
 
 
-def _remove_former(services: Services, job: Job) -> bool:
-    """Remove the next pictures and items that the import replaces; False when there are none left."""
-    if job.source.get("kind", "files") == "files" and job.mode != ImportMode.REPLACE:
-        return False
-    with services.database.transaction() as session:
-        current = jobs.get(session, job.id, lock=True)
-        catalogs.lock_shared(session, current.catalog_id)
-        removed = {"replaced_images": replacing.remove_replaced(session, current, REMOVED_AT_ONCE)}
-        # Whatever is not named because it could not be read must not go.
-        complete = current.error_code is None and not entries.any_failed(session, job.id)
-        if current.mode == ImportMode.REPLACE and complete and not removed["replaced_images"]:
-            removed["removed_images"] = replacing.remove_unnamed_images(session, current, REMOVED_AT_ONCE)
-            if not removed["removed_images"]:
-                removed["removed_items"] = replacing.remove_unnamed_items(session, current, REMOVED_AT_ONCE)
-        counted = {name: current.result.get(name, 0) + count for name, count in removed.items() if count}
-        current.result = {**current.result, **counted}
+def _remove_former(session: Session, job: Job, *, complete: bool) -> bool:
+    """Remove the next pictures and items that the import replaces; False when there are none left.
+
+    Args:
+        complete: all that it names is there: what is not named because it could not be read must not go.
+    """
+    removed = {"replaced_images": replacing.remove_replaced(session, job, REMOVED_AT_ONCE)}
+    if job.mode == ImportMode.REPLACE and complete and job.total and not removed["replaced_images"]:
+        removed["removed_images"] = replacing.remove_unnamed_images(session, job, REMOVED_AT_ONCE)
+        if not removed["removed_images"]:
+            removed["removed_items"] = replacing.remove_unnamed_items(session, job, REMOVED_AT_ONCE)
+    counted = {name: job.result.get(name, 0) + count for name, count in removed.items() if count}
+    job.result = {**job.result, **counted}
     return bool(counted)

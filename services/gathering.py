@@ -11,15 +11,25 @@ from services.catalog import items
 from services.catalog.items import Origin
 from services.catalog.models import Image, Job, JobEntry
 from services.content import PIECE_BYTES
-from services.errors import FetchFailed, FetchRefused, ImageReason, ImageRejected, NotFound, TooLarge, Unavailable
+from services.errors import (
+    FetchFailed,
+    FetchRefused,
+    Forbidden,
+    ImageReason,
+    ImageRejected,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 from services.fetch.client import Version
 from services.listing import SOURCE_AWAY, open_source
 from services.sources.base import Source
 from services.storage.blobs import key_of
 from services.wiring import Services
 
-# Servers that are slow must not hold a worker for longer than a task may take.
-FETCHING_SECONDS = 15.0
+# Servers and storage that are slow must not hold a worker for longer than a task may take.
+GATHERING_SECONDS = 15.0
 GONE = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
 
 
@@ -73,7 +83,10 @@ def gather(services: Services, job: Job, entries: Sequence[JobEntry]) -> Iterato
     fetched = [entry for entry in entries if entry.url is not None]
     piece: list[tuple[JobEntry, Gathered]] = []
     size = 0
+    until = time.monotonic() + GATHERING_SECONDS
     for entry in stored:
+        if time.monotonic() > until:
+            break
         outcome = _read(services, job, entry)
         piece.append((entry, outcome))
         size += len(outcome.data) if isinstance(outcome, Found) else 0
@@ -102,6 +115,8 @@ def _read(services: Services, job: Job, entry: JobEntry) -> Gathered:
         return Refused(error.code, error.detail)
     except NotFound:
         return Refused(GONE.code, "the archive that it was in is gone")
+    except (InvalidRequest, Forbidden) as error:
+        return Refused(error.code, error.detail)
     except Unavailable as error:
         if not _is_elsewhere(job):
             raise
@@ -109,14 +124,18 @@ def _read(services: Services, job: Job, entry: JobEntry) -> Gathered:
     return Found(data, origin=_origin(job, entry))
 
 
+def _place(job: Job) -> str:
+    return str(job.source.get("location") or job.source.get("base") or "").rstrip("/")
+
+
 def _is_elsewhere(job: Job) -> bool:
     """Whether the pictures lie in storage that is not Akin's own."""
-    return bool(job.source.get("location") or job.source.get("base"))
+    return bool(_place(job))
 
 
 def _origin(job: Job, entry: JobEntry) -> Origin | None:
     """Files of an upload have names that need not mean anything; those of a source say where a picture lies."""
-    return None if job.source.get("kind") == "files" else Origin(f"{job.source.get('location', '')}#{entry.ref}")
+    return None if job.source.get("kind") == "files" else Origin(f"{_place(job)}#{entry.ref}")
 
 
 def _fetch_all(services: Services, job: Job, entries: Sequence[JobEntry]) -> Iterator[list[tuple[JobEntry, Gathered]]]:
@@ -124,7 +143,7 @@ def _fetch_all(services: Services, job: Job, entries: Sequence[JobEntry]) -> Ite
         known = items.from_origins(
             session, job.catalog_id, {(entry.item["item_id"], entry.url or "") for entry in entries}
         )
-    until = time.monotonic() + FETCHING_SECONDS
+    until = time.monotonic() + GATHERING_SECONDS
     threads = services.settings.fetch_threads
     with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
         for start in range(0, len(entries), threads):

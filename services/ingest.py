@@ -72,7 +72,7 @@ def check_backlog(services: Services, catalog_id: int) -> None:
     """
     most = services.settings.max_backlog
     with services.database.reading() as session:
-        waiting = ledger.waiting(session, most, catalog_id)
+        waiting = ledger.waiting(session, most, catalog_id, Priority.IMPORT)
         if waiting < most:
             waiting += entries.waiting(session, catalog_id, most - waiting)
     if waiting >= most:
@@ -93,10 +93,9 @@ def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
     sha256 = content.store(services, upload.data)
     picture = Picture(sha256, info.format, info.media_type, info.width, info.height, len(upload.data))
     with services.database.transaction() as session:
-        catalogs.lock_shared(session, catalog_id)
+        job = _open_job(session, catalog_id, {"kind": "files"}, Options(), total=1)
         (added,) = add(session, catalog_id, [(upload.item, picture)], Priority.UPLOAD)
         removal.keep_orphans(session, [sha256])
-        job = _open_job(session, catalog_id, {"kind": "files"}, Options(), total=1)
         jobs.start(job)
         state = entry_state(session, added)
         session.add(
@@ -161,6 +160,7 @@ def start_stored(
         TooLarge: it is over AKIN_MAX_ARCHIVE_BYTES.
     """
     check_backlog(services, catalog_id)
+    _check_places(services, source)
     job_id = uuid.uuid4().hex
     services.blobs.put_stream(content.source_key(job_id), chunks, services.settings.max_archive_bytes)
     try:
@@ -182,15 +182,19 @@ def start_located(services: Services, catalog_id: int, source: Mapping[str, Any]
         Overloaded: too many pictures wait.
     """
     check_backlog(services, catalog_id)
+    _check_places(services, source)
     return _open_unlisted(services, catalog_id, source, options, uuid.uuid4().hex)
+
+
+def _check_places(services: Services, source: Mapping[str, Any]) -> None:
+    for place in (source.get("location"), source.get("base")):
+        if place is not None:
+            services.roots.open(place).close()
 
 
 def _open_unlisted(
     services: Services, catalog_id: int, source: Mapping[str, Any], options: Options, job_id: str
 ) -> str:
-    for place in (source.get("location"), source.get("base")):
-        if place is not None:
-            services.roots.open(place).close()
     with services.database.transaction() as session:
         _open_job(session, catalog_id, source, options, job_id=job_id)
     services.queue.wake(Task.IMPORTS)
@@ -217,7 +221,12 @@ def _open_job(
     job_id: str | None = None,
     total: int | None = None,
 ) -> Job:
-    """An import's row. With a total all its entries are known."""
+    """An import's row. With a total all its entries are known.
+
+    Raises:
+        NotFound: the catalog was deleted.
+    """
+    catalogs.lock_shared(session, catalog_id)
     job = Job(
         id=job_id or uuid.uuid4().hex,
         catalog_id=catalog_id,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from services import content
 from services.catalog import entries, jobs
 from services.catalog.models import Job
 from services.catalog.states import JobState
@@ -32,6 +33,9 @@ def cancel(services: Services, catalog_id: int, job_id: str) -> None:
         if job.finished_at is not None:
             raise Conflict("the job is over: there is nothing left to cancel", code="job_over")
         jobs.cancel(job)
+        stored = job.source.get("kind") == "stored"
+    if stored:  # nothing of it will be read, nor retried
+        services.blobs.delete(content.source_key(job_id))
     services.queue.wake(Task.IMPORTS)
 
 

@@ -30,6 +30,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("listed_at", sa.DateTime(timezone=True)))
     op.add_column("jobs", sa.Column("served_at", sa.DateTime(timezone=True)))
     op.execute("UPDATE jobs SET listed_at = created_at")
+    op.execute("""UPDATE jobs SET source = '{"kind": "files"}' WHERE kind = 'import'""")
     op.create_index(
         "ix_jobs_cancelled",
         "jobs",
@@ -57,7 +58,7 @@ def upgrade() -> None:
         )
     op.drop_index(WAITING, "job_entries")
     op.create_index(WAITING, "job_entries", ["job_id", "due_at", "id"], **PENDING)
-    op.create_index("ix_job_entries_job_id_image_id", "job_entries", ["job_id", "image_id"])
+    op.create_index("ix_job_entries_image_id_job_id", "job_entries", ["image_id", "job_id"])
     op.create_table(
         "webhooks",
         sa.Column("job_id", sa.String(32), nullable=False),
@@ -80,7 +81,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("webhooks")
-    op.drop_index("ix_job_entries_job_id_image_id", "job_entries")
+    op.drop_index("ix_job_entries_image_id_job_id", "job_entries")
     op.drop_index(WAITING, "job_entries")
     op.create_index(WAITING, "job_entries", ["id"], **PENDING)
     op.execute("DELETE FROM job_entries WHERE sha256 IS NULL")

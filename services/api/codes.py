@@ -63,6 +63,8 @@ JOB_CODES: Final[dict[str, str]] = {
     "item_exists": "The item was there, and the import is to create only.",
     "fetch_refused": "The address is not http or https, or not on the public Internet.",
     "fetch_failed": "The server did not give the file.",
+    "source_empty": "The source of a replacing import names nothing.",
+    "lease_ended": "Encoding took longer than AKIN_LEASE_SECONDS, too often.",
     "source_unavailable": "The storage that the pictures lie in did not answer for a while.",
     "entry_encrypted": "The file in the archive is encrypted.",
     "entry_unsupported": "The file in the archive is packed in a way that is not supported.",

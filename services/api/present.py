@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from sqlalchemy.orm import Session
@@ -122,7 +122,7 @@ def job(session: Session, row: Job) -> JobOut:
         kind=row.kind,
         state=row.state,
         mode=row.mode,
-        source=row.source,
+        source=_source(row),
         listed=row.listed_at is not None,
         total=total,
         done=done,
@@ -139,6 +139,11 @@ def job(session: Session, row: Job) -> JobOut:
         webhook=_webhook(session, row.id),
         links={"self": f"/v1/jobs/{row.id}", "errors": f"/v1/jobs/{row.id}/errors"},
     )
+
+
+def _source(row: Job) -> dict[str, Any]:
+    """Where from, or what of; of many ids their number."""
+    return {name: len(value) if isinstance(value, list) else value for name, value in row.source.items()}
 
 
 def _webhook(session: Session, job_id: str) -> WebhookOut | None:

@@ -54,7 +54,9 @@ def claim(session: Session, key_id: int, name: str, fingerprint: str) -> Earlier
     ).all()
     if taken:
         return None
-    found = session.scalars(select(AnsweredRequest).where(*_named(key_id, name))).one()
+    found = session.scalar(select(AnsweredRequest).where(*_named(key_id, name)))
+    if found is None:  # given back between the two statements
+        return Earlier(fingerprint, None)
     answer = None if found.status is None else Answer(found.status, found.body or "")
     return Earlier(found.fingerprint, answer)
 

@@ -104,7 +104,9 @@ def retry(session: Session, job_id: str) -> int:
     """
     failed = (JobEntry.job_id == job_id, JobEntry.state == EntryState.FAILED)
     encoded = (*failed, exists().where(Image.id == JobEntry.image_id, Image.deleted_at.is_(None)))
-    unread = (*failed, JobEntry.image_id.is_(None))
+    # What its source lists as unreadable has no bytes to look at again.
+    has_bytes = or_(JobEntry.sha256.is_not(None), JobEntry.place.is_not(None), JobEntry.url.is_not(None))
+    unread = (*failed, JobEntry.image_id.is_(None), has_bytes)
     ledger.retry_failed(session, select(JobEntry.image_id).where(*encoded))
     removal.keep_orphans(session, select(JobEntry.sha256).where(*unread))
     count = 0

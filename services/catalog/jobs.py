@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
-from services.catalog import entries
+from services.catalog import catalogs, entries, ledger
 from services.catalog.database import now
 from services.catalog.models import Job, JobEntry, Webhook
-from services.catalog.states import EntryState, JobState
+from services.catalog.states import EntryState, JobState, Priority
 from services.errors import NotFound
 
 IMPORT = "import"
@@ -34,6 +34,19 @@ def get(session: Session, job_id: str, catalog_id: int | None = None, *, lock: b
     return job
 
 
+def lock(session: Session, job_id: str) -> Job | None:
+    """A job of a catalog in use, locked with it until the transaction ends; None where the catalog was deleted.
+
+    The catalog first, as those do who delete one: in another order they would wait for each other.
+    """
+    catalog_id = get(session, job_id).catalog_id
+    try:
+        catalogs.lock_shared(session, catalog_id)
+    except NotFound:
+        return None
+    return session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
+
+
 def page(session: Session, catalog_id: int, limit: int) -> Sequence[Job]:
     """The latest jobs of a catalog, newest first."""
     return session.scalars(
@@ -41,19 +54,27 @@ def page(session: Session, catalog_id: int, limit: int) -> Sequence[Job]:
     ).all()
 
 
-def take_turn(session: Session) -> Job | None:
+def take_turn(session: Session, ahead: int) -> Job | None:
     """The import that a worker is to go on with, None where no import has anything to do.
+
+    Imports of a catalog wait while so many of its pictures are `ahead` of the encoders.
 
     Catalogs take turns, and so do the imports of each: the one whose last turn is the longest ago. A cancelled
     import comes along until all its entries are left out.
     """
     due = exists().where(JobEntry.job_id == Job.id, JobEntry.state == EntryState.PENDING, entries.is_due())
     unlisted = Job.listed_at.is_(None) & (Job.state != JobState.CANCELLED)
-    candidates = session.execute(
-        select(Job.id, Job.catalog_id, Job.served_at, Job.created_at).where(
+    found = session.execute(
+        select(Job.id, Job.catalog_id, Job.state, Job.served_at, Job.created_at).where(
             Job.kind == IMPORT, or_(Job.finished_at.is_(None), Job.state == JobState.CANCELLED), unlisted | due
         )
     ).all()
+    full = {
+        catalog_id
+        for catalog_id in {row.catalog_id for row in found}
+        if ledger.waiting(session, ahead, catalog_id, Priority.IMPORT) >= ahead
+    }
+    candidates = [row for row in found if row.state == JobState.CANCELLED or row.catalog_id not in full]
     if not candidates:
         return None
     last: dict[int, datetime] = {}

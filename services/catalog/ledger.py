@@ -107,14 +107,16 @@ def indexes_with_work(session: Session) -> Sequence[int]:
     return [index_id for *_, index_id in turn]
 
 
-def waiting(session: Session, limit: int, catalog_id: int | None = None) -> int:
-    """How many rows wait for a worker, of one catalog if given; counted up to a limit."""
-    maintained = select(IndexRow.id).where(IndexRow.state.in_(MAINTAINED))
-    if catalog_id is not None:
-        maintained = maintained.where(IndexRow.catalog_id == catalog_id)
+def waiting(session: Session, limit: int, catalog_id: int, priority: Priority) -> int:
+    """How many rows of a catalog with this priority, or a more urgent one, wait for a worker; counted up to a limit."""
+    maintained = select(IndexRow.id).where(IndexRow.state.in_(MAINTAINED), IndexRow.catalog_id == catalog_id)
     some = (
         select(Embedding.id)
-        .where(Embedding.index_id.in_(maintained), Embedding.state == EmbeddingState.PENDING)
+        .where(
+            Embedding.index_id.in_(maintained),
+            Embedding.state == EmbeddingState.PENDING,
+            Embedding.priority <= priority,
+        )
         .limit(limit)
         .subquery()
     )

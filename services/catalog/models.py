@@ -296,7 +296,7 @@ class JobEntry(Base):
     __tablename__ = "job_entries"
     __table_args__ = (
         Index("ix_job_entries_job_id_state_id", "job_id", "state", "id"),
-        Index("ix_job_entries_job_id_image_id", "job_id", "image_id"),
+        Index("ix_job_entries_image_id_job_id", "image_id", "job_id"),
         Index(
             "ix_job_entries_accepted",
             "image_id",

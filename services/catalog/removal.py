@@ -13,9 +13,15 @@ from sqlalchemy.orm import Session
 
 from services.catalog.database import now
 from services.catalog.ledger import WRITE_MARGIN
-from services.catalog.models import Embedding, Image, IndexRow, OrphanBlob
+from services.catalog.models import Embedding, Image, IndexRow, Item, OrphanBlob
 from services.catalog.states import EmbeddingState
 from services.catalog.upserts import insert
+
+
+def lock_items(session: Session, image_ids: Sequence[int]) -> None:
+    """Lock the items of images, in the order in which uploads lock theirs."""
+    of_images = select(Image.item_pk).where(Image.id.in_(image_ids))
+    session.execute(select(Item.id).where(Item.id.in_(of_images)).order_by(Item.item_id).with_for_update())
 
 
 def delete_images(session: Session, images: Select[int] | Sequence[int]) -> int:

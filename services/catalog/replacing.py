@@ -33,21 +33,42 @@ def remove_replaced(session: Session, job: Job, limit: int) -> int:
         .values(replaces=None)
         .execution_options(synchronize_session=False)
     )
-    removal.delete_images(session, [row.replaces for row in found if row.replaces is not None])
+    replaced = [row.replaces for row in found if row.replaces is not None]
+    removal.lock_items(session, replaced)
+    removal.delete_images(session, replaced)
     return len(found)
 
 
 def remove_unnamed_images(session: Session, job: Job, limit: int) -> int:
-    """Tombstone the next pictures that were there before the import and that it does not name; returns how many."""
-    named = exists().where(JobEntry.job_id == job.id, JobEntry.image_id == Image.id)
-    images = session.scalars(
+    """Tombstone the next pictures that were there before the import and that neither it nor a later job names.
+
+    Pictures of an item that the import names without any are left alone. Returns how many.
+    """
+    named = (
+        select(JobEntry.id)
+        .join(Job, Job.id == JobEntry.job_id)
+        .where(JobEntry.image_id == Image.id, Job.created_at >= job.created_at)
+        .exists()
+    )
+    fields_only = exists().where(
+        JobEntry.job_id == job.id, JobEntry.image_id.is_(None), JobEntry.item_pk == Image.item_pk
+    )
+    unnamed = (
         select(Image.id)
         .where(Image.catalog_id == job.catalog_id, Image.deleted_at.is_(None), Image.created_at < job.created_at)
-        .where(~named)
+        .where(~named, ~fields_only)
         .order_by(Image.id)
-        .limit(limit)
-    ).all()
-    return removal.delete_images(session, images)
+    )
+    while True:
+        further = unnamed.where(Image.id > job.cursor.get("removed_to", 0))
+        found = session.scalars(further.limit(limit)).all()
+        if not found:
+            return 0
+        # An upload of the same picture comes before, and is seen by the second look, or after.
+        removal.lock_items(session, found)
+        job.cursor = {**job.cursor, "removed_to": found[-1]}
+        if removed := removal.delete_images(session, session.scalars(unnamed.where(Image.id.in_(found))).all()):
+            return removed
 
 
 def remove_unnamed_items(session: Session, job: Job, limit: int) -> int:

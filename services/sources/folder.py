@@ -63,7 +63,14 @@ class Folder:
             yield from descriptions.problems(cursor)
         after = tuple(unquote_to_bytes(cursor["after"]).split(b"/")) if "after" in cursor else ()
         with self._opened() as folder:
-            for path, problem in _below(folder, (), after):
+            found = _below(folder, (), after)
+            while True:
+                try:
+                    path, problem = next(found)
+                except StopIteration:
+                    return
+                except OSError as error:
+                    raise Unavailable("The folder does not answer.") from error
                 reference = self._reference(b"/".join(path), problem, descriptions)
                 if reference is not None:
                     yield reference, {"after": quote_from_bytes(b"/".join(path))}
@@ -186,6 +193,8 @@ def _listed(folder: int, first: bytes) -> Iterator[tuple[bytes, int]]:
                 yield name, os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             except FileNotFoundError:  # removed meanwhile
                 continue
+            except PermissionError:  # reading it will say so
+                yield name, stat.S_IFREG
         if len(batch) < _BATCH:
             return
         after = batch[-1]

@@ -93,7 +93,8 @@ class Akin:
         embedding.drain(self.services)
         reindex.advance(self.services)
         housekeeping.sweep(self.services)
-        finishing.finish_imports(self.services)
+        while finishing.finish_imports(self.services):
+            pass
 
 
 @pytest.fixture

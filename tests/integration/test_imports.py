@@ -18,13 +18,15 @@ import pytest
 from sqlalchemy import func, select, update
 from werkzeug.serving import make_server
 
-from services import accepting, embedding, finishing, gathering, listing
+from services import accepting, embedding, finishing, gathering, ingest, listing, reindex
+from services.catalog import catalogs
 from services.catalog.database import now
 from services.catalog.models import Embedding, Image, JobEntry
 from services.catalog.states import EmbeddingState, EntryState
 from services.config import Settings
 from services.content import source_key
-from services.errors import Unavailable
+from services.errors import NotFound, Unavailable
+from services.sources.roots import Roots
 from services.wiring import build
 from tests.integration.conftest import Akin, picture
 
@@ -292,6 +294,118 @@ def test_what_is_uploaded_during_a_replacing_import_stays(akin: Akin, shop: Shop
 
     assert over(akin, job)["state"] == "finished"
     assert item_ids(akin) == {"named", "meanwhile"}
+
+
+def test_a_picture_that_is_uploaded_again_during_a_replacing_import_stays(akin: Akin, shop: Shop) -> None:
+    akin.upload(picture(2), "again")
+    akin.upload(picture(3), "old")
+    akin.work()
+    shop.files = {"/1.jpg": picture(1)}
+    body = lines({"item_id": "named", "image": f"{shop.url}/1.jpg"})
+    job = send(akin, "/v1/imports/manifest", body, "application/x-ndjson", mode="replace")
+    assert akin.upload(picture(2), "again")["created"] is False
+
+    assert over(akin, job)["state"] == "finished"
+    assert item_ids(akin) == {"named", "again"}
+
+
+def test_a_line_without_a_picture_keeps_its_items_pictures_in_a_replacing_import(akin: Akin) -> None:
+    akin.upload(picture(1), "kept")
+    akin.upload(picture(2), "gone")
+    akin.work()
+
+    job = over(akin, send(akin, "/v1/imports/manifest", b"item_id,title\nkept,Kept\n", "text/csv", mode="replace"))
+
+    assert job["result"] == {"removed_images": 1, "removed_items": 1}
+    assert pictures_of(akin, "kept") == [sha256(picture(1))]
+
+
+def test_a_replacing_import_of_nothing_removes_nothing(akin: Akin, photos: Path) -> None:
+    akin.upload(picture(1), "kept")
+    akin.work()
+    (photos / "empty").mkdir()
+
+    job = over(akin, post(akin, "/v1/imports/source", location=str(photos / "empty"), mode="replace"))
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "source_empty")
+    assert item_ids(akin) == {"kept"}
+
+
+def test_what_a_source_lists_as_unreadable_stays_failed_and_keeps_a_replacement_from_removing(akin: Akin) -> None:
+    akin.upload(picture(1), "kept")
+    akin.work()
+    body = b'{"item_id": "a", "title": "A"}\nno json\n'
+    job = send(akin, "/v1/imports/manifest", body, "application/x-ndjson", mode="replace")
+    assert over(akin, job)["failed_by_code"] == {"entry_invalid": 1}
+
+    assert akin.call("POST", f"{job['links']['self']}/retry").status_code == 200
+    again = over(akin, job)
+
+    assert (again["state"], again["failed_by_code"]) == ("finished_with_errors", {"entry_invalid": 1})
+    assert item_ids(akin) == {"kept", "a"}
+
+
+def test_a_cancelled_replacement_removes_nothing_more(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finishing, "REMOVED_AT_ONCE", 1)
+    for seed in range(3):
+        akin.upload(picture(seed), f"old-{seed}")
+    akin.work()
+    body = zipped({"new.jpg": picture(9)})
+    job = send(akin, "/v1/imports/archive", body, "application/zip", mode="replace")
+    accepting.accept_pending(akin.services)
+    embedding.drain(akin.services)
+
+    finishing.finish_imports(akin.services)
+    assert akin.call("POST", f"{job['links']['self']}/cancel").status_code == 200
+    finishing.finish_imports(akin.services)
+
+    assert len([one for one in item_ids(akin) if pictures_of(akin, one)]) == 3, "one of three old, and the new"
+
+
+def test_an_import_into_a_catalog_that_was_just_deleted_stops_no_other(akin: Akin) -> None:
+    akin.call("POST", "/v1/catalogs", json={"name": "shop"})
+    with akin.services.database.reading() as session:
+        shop_id = catalogs.by_name(session, "shop").id
+    assert akin.call("DELETE", "/v1/catalogs/shop").status_code == 202
+
+    with pytest.raises(NotFound):
+        ingest.start_stored(akin.services, shop_id, iter([zipped({})]), {"form": "archive"}, ingest.Options())
+    job = akin.upload_many({"a.jpg": picture(1)})
+
+    assert over(akin, job)["state"] == "finished"
+    assert list(akin.services.blobs.list("sources")) == []
+
+
+def test_a_reindex_does_not_hold_up_imports(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "LEDGER_AHEAD", 5)
+    akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(10)})
+    for _ in range(3):
+        akin.work()
+    assert akin.call("POST", "/v1/admin/reindex", json={"encoder": "conv-ae-64"}).status_code == 202
+    reindex.advance(akin.services)  # more rows than may be ahead
+    job = akin.upload_many({"new.jpg": picture(50)})
+
+    accepting.accept_pending(akin.services)
+
+    assert akin.get(job["links"]["self"])["accepted"] == 1
+
+
+def test_a_folder_that_may_no_longer_be_read_fails_its_entries(akin: Akin, photos: Path) -> None:
+    manifest = lines({"item_id": "x", "image": "shoes/1.jpg"})
+    job = send(akin, "/v1/imports/manifest", manifest, "application/x-ndjson", base=str(photos))
+    akin.services.__dict__["roots"] = Roots([])
+
+    ended = over(akin, job)
+
+    assert ended["state"] == "failed" and ended["error"]["code"] == "root_not_allowed"
+
+
+def test_a_slash_at_the_end_of_a_place_does_not_make_it_another(akin: Akin, photos: Path) -> None:
+    over(akin, post(akin, "/v1/imports/source", location=str(photos / "shoes")))
+    (photos / "shoes" / "3.jpg").write_bytes(picture(33))
+    over(akin, post(akin, "/v1/imports/source", location=f"{photos}/shoes/"))
+
+    assert pictures_of(akin, "3") == [sha256(picture(33))]
 
 
 def test_creating_leaves_items_that_were_there_as_they_are(akin: Akin) -> None:
