@@ -31,6 +31,11 @@ from services.catalog.states import EmbeddingState, EntryState, ImportMode, Inde
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index over the rows of a condition, which each database wants to be told by itself."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware moment; SQLite, which has no time zones, keeps it in UTC."""
 
@@ -99,21 +104,8 @@ class Image(Base):
 
     __tablename__ = "images"
     __table_args__ = (
-        Index(
-            "uq_images_item_sha256",
-            "item_pk",
-            "sha256",
-            unique=True,
-            sqlite_where=text("deleted_at IS NULL"),
-            postgresql_where=text("deleted_at IS NULL"),
-        ),
-        Index(
-            "ix_images_living",
-            "catalog_id",
-            "id",
-            sqlite_where=text("deleted_at IS NULL"),
-            postgresql_where=text("deleted_at IS NULL"),
-        ),
+        _partial("uq_images_item_sha256", "item_pk", "sha256", unique=True, where="deleted_at IS NULL"),
+        _partial("ix_images_living", "catalog_id", "id", where="deleted_at IS NULL"),
         Index("ix_images_sha256", "sha256"),
         # For the check of the foreign key when an item goes; the partial one above cannot serve it.
         Index("ix_images_item_pk", "item_pk"),
@@ -176,13 +168,7 @@ class IndexRow(Base):
     __tablename__ = "indexes"
     __table_args__ = (
         # At most one reindex of a catalog at a time, whatever races.
-        Index(
-            "uq_indexes_building",
-            "catalog_id",
-            unique=True,
-            sqlite_where=text("state = 'building'"),
-            postgresql_where=text("state = 'building'"),
-        ),
+        _partial("uq_indexes_building", "catalog_id", unique=True, where="state = 'building'"),
         {"sqlite_autoincrement": True},
     )
 
@@ -209,12 +195,7 @@ class Embedding(Base):
     __table_args__ = (
         UniqueConstraint("image_id", "index_id"),
         Index("ix_embeddings_work", "index_id", "state", "priority", "attempts", "id"),
-        Index(
-            "ix_embeddings_deleting",
-            "lease_until",
-            sqlite_where=text("state = 'deleting'"),
-            postgresql_where=text("state = 'deleting'"),
-        ),
+        _partial("ix_embeddings_deleting", "lease_until", where="state = 'deleting'"),
         {"sqlite_autoincrement": True},
     )
 
@@ -237,31 +218,10 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index(
-            "ix_jobs_unfinished",
-            "kind",
-            "created_at",
-            sqlite_where=text("finished_at IS NULL"),
-            postgresql_where=text("finished_at IS NULL"),
-        ),
-        Index(
-            "ix_jobs_over",
-            "finished_at",
-            sqlite_where=text("finished_at IS NOT NULL"),
-            postgresql_where=text("finished_at IS NOT NULL"),
-        ),
-        Index(
-            "ix_jobs_cancelled",
-            "id",
-            sqlite_where=text("state = 'cancelled'"),
-            postgresql_where=text("state = 'cancelled'"),
-        ),
-        Index(
-            "ix_jobs_audits",
-            "created_at",
-            sqlite_where=text("kind = 'audit'"),
-            postgresql_where=text("kind = 'audit'"),
-        ),
+        _partial("ix_jobs_unfinished", "kind", "created_at", where="finished_at IS NULL"),
+        _partial("ix_jobs_over", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_cancelled", "id", where="state = 'cancelled'"),
+        _partial("ix_jobs_audits", "created_at", where="kind = 'audit'"),
         Index("ix_jobs_catalog_id_created_at", "catalog_id", "created_at"),
     )
 
@@ -297,26 +257,9 @@ class JobEntry(Base):
     __table_args__ = (
         Index("ix_job_entries_job_id_state_id", "job_id", "state", "id"),
         Index("ix_job_entries_image_id_job_id", "image_id", "job_id"),
-        Index(
-            "ix_job_entries_accepted",
-            "image_id",
-            sqlite_where=text("state = 'accepted'"),
-            postgresql_where=text("state = 'accepted'"),
-        ),
-        Index(
-            "ix_job_entries_waiting",
-            "job_id",
-            "due_at",
-            "id",
-            sqlite_where=text("state = 'pending'"),
-            postgresql_where=text("state = 'pending'"),
-        ),
-        Index(
-            "ix_job_entries_pending",
-            "sha256",
-            sqlite_where=text("state = 'pending'"),
-            postgresql_where=text("state = 'pending'"),
-        ),
+        _partial("ix_job_entries_accepted", "image_id", where="state = 'accepted'"),
+        _partial("ix_job_entries_waiting", "job_id", "due_at", "id", where="state = 'pending'"),
+        _partial("ix_job_entries_pending", "sha256", where="state = 'pending'"),
         {"sqlite_autoincrement": True},
     )
 
@@ -380,14 +323,7 @@ class Webhook(Base):
     """Who is to be told that a job is over. `due_at` is the next try, None when there is none."""
 
     __tablename__ = "webhooks"
-    __table_args__ = (
-        Index(
-            "ix_webhooks_due",
-            "due_at",
-            sqlite_where=text("due_at IS NOT NULL"),
-            postgresql_where=text("due_at IS NOT NULL"),
-        ),
-    )
+    __table_args__ = (_partial("ix_webhooks_due", "due_at", where="due_at IS NOT NULL"),)
 
     job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id"), primary_key=True)
     url: Mapped[str] = mapped_column(Text)
