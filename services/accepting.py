@@ -25,7 +25,7 @@ from services.catalog.models import Job, JobEntry
 from services.catalog.states import EntryState, ImportMode, JobState, Priority
 from services.errors import ImageRejected
 from services.gathering import FieldsOnly, Found, Gathered, NotYet, Refused, Unmodified, gather
-from services.listing import list_more
+from services.listing import FETCHED_SECONDS, list_more
 from services.queue import Task
 from services.wiring import Services
 
@@ -76,14 +76,23 @@ def take_turn(services: Services) -> bool:
         if job.state == JobState.CANCELLED:
             entries.leave_out(session, job.id, LEFT_OUT_AT_ONCE)
             return True
-    if job.listed_at is None:
-        with services.database.reading() as session:
-            listed = entries.due(session, job.id, LISTED_AHEAD)
-        if listed < LISTED_AHEAD:
+        lists = job.listed_at is None and entries.due(session, job.id, LISTED_AHEAD) < LISTED_AHEAD
+        lists = lists and jobs.hold_listing(session, job, now() + _listing_lease(services, job))
+    if lists:
+        try:
             list_more(services, job)
+        finally:
+            with services.database.transaction() as session:
+                jobs.release_listing(session, job.id)
     _accept(services, job)
     services.queue.wake(Task.FINISH)
     return True
+
+
+def _listing_lease(services: Services, job: Job) -> timedelta:
+    """How long another worker waits for the next piece of a listing: one that is killed comes to no end."""
+    fetching = FETCHED_SECONDS if job.source.get("kind") == "url" else 0.0
+    return timedelta(seconds=services.settings.lease_seconds + fetching)
 
 
 def _accept(services: Services, job: Job) -> None:

@@ -28,6 +28,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("source", sa.JSON(), nullable=False, server_default="{}"))
     op.add_column("jobs", sa.Column("cursor", sa.JSON(), nullable=False, server_default="{}"))
     op.add_column("jobs", sa.Column("listed_at", sa.DateTime(timezone=True)))
+    op.add_column("jobs", sa.Column("listing_until", sa.DateTime(timezone=True)))
     op.add_column("jobs", sa.Column("served_at", sa.DateTime(timezone=True)))
     op.execute("UPDATE jobs SET listed_at = created_at")
     op.execute("""UPDATE jobs SET source = '{"kind": "files"}' WHERE kind = 'import'""")
@@ -91,7 +92,7 @@ def downgrade() -> None:
         entries.alter_column("sha256", existing_type=sa.String(64), nullable=False)
     op.drop_index("ix_jobs_audits", "jobs")
     op.drop_index("ix_jobs_cancelled", "jobs")
-    for name in ("mode", "source", "cursor", "listed_at", "served_at"):
+    for name in ("mode", "source", "cursor", "listed_at", "listing_until", "served_at"):
         op.drop_column("jobs", name)
     op.drop_index(WORK, "embeddings")
     op.create_index(WORK, "embeddings", ["index_id", "state", "attempts", "id"])

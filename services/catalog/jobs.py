@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from services.catalog import catalogs, entries, ledger
@@ -63,7 +63,7 @@ def take_turn(session: Session, ahead: int) -> Job | None:
     import comes along until all its entries are left out.
     """
     due = exists().where(JobEntry.job_id == Job.id, JobEntry.state == EntryState.PENDING, entries.is_due())
-    unlisted = Job.listed_at.is_(None) & (Job.state != JobState.CANCELLED)
+    unlisted = Job.listed_at.is_(None) & (Job.state != JobState.CANCELLED) & _is_free()
     found = session.execute(
         select(Job.id, Job.catalog_id, Job.state, Job.served_at, Job.created_at).where(
             Job.kind == IMPORT, or_(Job.finished_at.is_(None), Job.state == JobState.CANCELLED), unlisted | due
@@ -94,6 +94,31 @@ def unfinished(session: Session, kind: str) -> Sequence[Job]:
     return session.scalars(
         select(Job).where(Job.kind == kind, Job.finished_at.is_(None)).order_by(Job.created_at)
     ).all()
+
+
+def hold_listing(session: Session, job: Job, until: datetime) -> bool:
+    """Keep other workers from listing an import's source; False where one does."""
+    held = session.scalar(
+        update(Job)
+        .where(Job.id == job.id, Job.listed_at.is_(None), _is_free())
+        .values(listing_until=until)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    return held is not None
+
+
+def release_listing(session: Session, job_id: str) -> None:
+    """Let any worker go on with the listing."""
+    session.execute(update(Job).where(Job.id == job_id).values(listing_until=None))
+
+
+def _is_free() -> ColumnElement[bool]:
+    """Whether nobody lists an import's source; who would for longer than may be has a clock that is ahead."""
+    moment = now()
+    return or_(
+        Job.listing_until.is_(None), Job.listing_until <= moment, Job.listing_until > moment + entries.LONGEST_WAIT
+    )
 
 
 def settled_imports(session: Session, limit: int) -> Sequence[Job]:

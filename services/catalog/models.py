@@ -236,6 +236,8 @@ class Job(Base):
     source: Mapped[dict[str, Any]] = mapped_column(default=dict)
     cursor: Mapped[dict[str, Any]] = mapped_column(default=dict)
     listed_at: Mapped[datetime | None]
+    # Until then no other worker goes on with the listing.
+    listing_until: Mapped[datetime | None]
     # When a worker last took entries of it: imports take turns.
     served_at: Mapped[datetime | None]
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)

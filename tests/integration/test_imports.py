@@ -640,6 +640,32 @@ def test_two_workers_at_once_look_at_no_entry_twice(akin: Akin, settings: Settin
     assert over(akin, job)["indexed"] == 200
 
 
+def test_a_source_is_listed_by_one_worker_at_a_time(
+    akin: Akin, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "LISTED_AT_ONCE", 5)
+    job = send(
+        akin, "/v1/imports/archive", tarred({f"{seed}.jpg": picture(seed) for seed in range(20)}), "application/gzip"
+    )
+    other = build(settings)
+    seen: list[str] = []
+    store = listing.content.store
+
+    def storing(services: Any, data: bytes) -> str:
+        seen.append(sha256(data))
+        if len(seen) == 1:  # in the middle of the first worker's piece the second has its turn
+            accepting.take_turn(other)
+        return store(services, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing.content, "store", storing)
+        accepting.take_turn(akin.services)
+    other.close()
+
+    assert len(seen) == 5, "the second worker listed nothing"
+    assert over(akin, job)["indexed"] == 20
+
+
 def test_entries_in_the_hands_of_a_killed_worker_come_back(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
     job = akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(5)})
 
