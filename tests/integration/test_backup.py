@@ -112,6 +112,10 @@ def forget_bytes(services: Services) -> None:
 
 
 def hits(akin: Akin, seed: int, catalog: str) -> list[tuple[str, float]]:
+    # No import waits until a search is sure to see what workers embed after a restore.
+    with akin.services.database.reading() as session:
+        index = catalogs.live_index(session, catalogs.by_name(session, catalog).id)
+    akin.services.vectors.barrier(index.collection)
     response = akin.call(
         "POST", f"/v1/search?catalog={catalog}", data={"image": (io.BytesIO(picture(seed)), "q.jpg"), "limit": "20"}
     )
