@@ -46,7 +46,8 @@ def purge() -> None:
 def imports() -> None:
     """Accept the entries of imports."""
     services().queue.taken(Task.IMPORTS)
-    accepting.accept_pending(services())
+    # Shortly: what finishes imports, single uploads among them, waits in the same worker.
+    accepting.accept_pending(services(), seconds=5.0)
 
 
 @app.task(name=Task.DELETE.value)
