@@ -98,7 +98,7 @@ class RunState(ProcessRef):
     def _load(cls, data_dir: Path) -> RunState | None:
         try:
             return cls.model_validate_json(_path(data_dir).read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValidationError:  # of another release
             return None
