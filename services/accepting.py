@@ -8,7 +8,6 @@ left alone.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from datetime import timedelta
 from sqlalchemy.orm import Session
 
 from services import content
-from services.additions import Added, add, entry_state
+from services.additions import Added, add, entry_states
 from services.catalog import entries, items, jobs, ledger, removal
 from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
@@ -28,8 +27,6 @@ from services.gathering import FieldsOnly, Found, Gathered, NotYet, Refused, Unm
 from services.listing import FETCHED_SECONDS, list_more
 from services.queue import Task
 from services.wiring import Services
-
-logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 256
 TASK_SECONDS = 20.0
@@ -185,27 +182,37 @@ def _settle_fields(session: Session, job: Job, unpictured: Sequence[JobEntry], l
     if not unpictured:
         return
     item_pks = items.upsert(session, job.catalog_id, [ItemFields(**entry.item) for entry in unpictured])
+    kept = [outcome.image_id for entry in unpictured if isinstance(outcome := looked[entry.id], Unmodified)]
+    alive = items.images_by_id(session, job.catalog_id, kept)
+    ledger.retry_failed(session, list(alive))
+    same: list[tuple[JobEntry, Added]] = []
     for entry in unpictured:
         outcome = looked[entry.id]
         entry.item_pk = item_pks[entry.item["item_id"]]
         if not isinstance(outcome, Unmodified):
             entry.state = EntryState.UNCHANGED
-        elif items.images_by_id(session, job.catalog_id, [outcome.image_id]):
-            ledger.retry_failed(session, [outcome.image_id])
-            entry.image_id = outcome.image_id
-            entry.state = entry_state(session, Added(entry.item_pk, outcome.image_id, created=False))
+        elif outcome.image_id in alive:
+            same.append((entry, Added(entry.item_pk, outcome.image_id, created=False)))
         else:  # deleted meanwhile: fetched anew
             entry.due_at = now()
+    _set_states(session, same)
 
 
 def _settle_good(session: Session, job: Job, good: Sequence[tuple[JobEntry, Good]]) -> None:
     wanted = [(ItemFields(**entry.item), outcome.picture) for entry, outcome in good]
     places = {(f.item_id, picture.origin.place) for f, picture in wanted if picture.origin is not None}
     before = {key: image.id for key, image in items.from_origins(session, job.catalog_id, places).items()}
-    for (entry, outcome), added in zip(good, add(session, job.catalog_id, wanted, Priority.IMPORT), strict=True):
+    all_added = add(session, job.catalog_id, wanted, Priority.IMPORT)
+    for (entry, outcome), added in zip(good, all_added, strict=True):
         origin = outcome.picture.origin
         former = before.get((entry.item["item_id"], origin.place)) if origin is not None else None
         entry.replaces = former if former != added.image_id else None
-        entry.item_pk, entry.image_id = added.item_pk, added.image_id
+        entry.item_pk = added.item_pk
         entry.sha256 = outcome.picture.sha256
-        entry.state = entry_state(session, added)
+    _set_states(session, [(entry, added) for (entry, _), added in zip(good, all_added, strict=True)])
+
+
+def _set_states(session: Session, settled: Sequence[tuple[JobEntry, Added]]) -> None:
+    states = entry_states(session, [added for _, added in settled])
+    for (entry, added), state in zip(settled, states, strict=True):
+        entry.image_id, entry.state = added.image_id, state

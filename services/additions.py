@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from services.catalog import items, ledger
 from services.catalog.items import ItemFields, Picture
-from services.catalog.states import EmbeddingState, EntryState, Priority
+from services.catalog.states import EntryState, Priority
 
 
 class Added(NamedTuple):
@@ -39,8 +39,9 @@ def add(
     ]
 
 
-def entry_state(session: Session, added: Added) -> EntryState:
-    """Where the entry that brought a picture goes: unchanged if it was searchable before."""
-    row = None if added.created else ledger.live_row(session, added.image_id)
-    searchable = row is not None and row.state == EmbeddingState.INDEXED
-    return EntryState.UNCHANGED if searchable else EntryState.ACCEPTED
+def entry_states(session: Session, added: Sequence[Added]) -> list[EntryState]:
+    """Where the entries that brought pictures go: unchanged if theirs was searchable before."""
+    before = ledger.searchable(session, {one.image_id for one in added if not one.created})
+    return [
+        EntryState.UNCHANGED if not one.created and one.image_id in before else EntryState.ACCEPTED for one in added
+    ]

@@ -90,8 +90,6 @@ def advance(services: Services, seconds: float = TASK_SECONDS) -> None:
             if time.monotonic() > until:
                 services.queue.wake(Task.DELETE)
                 return
-    if unfinished:
-        services.queue.wake(Task.NOTIFY)
 
 
 def _open(session: Session, catalog_id: int, source: dict[str, Any], cursor: dict[str, Any], total: int) -> Job:

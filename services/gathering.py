@@ -30,7 +30,6 @@ from services.wiring import Services
 
 # Servers and storage that are slow must not hold a worker for longer than a task may take.
 GATHERING_SECONDS = 15.0
-GONE = ImageRejected(ImageReason.MISSING, "the stored bytes are gone")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def _read(services: Services, job: Job, entry: JobEntry) -> Gathered:
             return Found(services.blobs.get(key_of(entry.sha256)), stored=True, origin=_origin(job, entry))
         except NotFound:
             if entry.place is None:
-                return Refused(GONE.code, GONE.detail)
+                return Refused(ImageReason.MISSING, "the stored bytes are gone")
     if entry.place is None:
         return FieldsOnly()
     try:
@@ -114,7 +113,7 @@ def _read(services: Services, job: Job, entry: JobEntry) -> Gathered:
     except ImageRejected as error:
         return Refused(error.code, error.detail)
     except NotFound:
-        return Refused(GONE.code, "the archive that it was in is gone")
+        return Refused(ImageReason.MISSING, "the archive that it was in is gone")
     except (InvalidRequest, Forbidden) as error:
         return Refused(error.code, error.detail)
     except Unavailable as error:

@@ -16,7 +16,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from services import content
-from services.additions import add, entry_state
+from services.additions import add, entry_states
 from services.catalog import catalogs, entries, jobs, ledger, removal
 from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
@@ -97,7 +97,7 @@ def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
         (added,) = add(session, catalog_id, [(upload.item, picture)], Priority.UPLOAD)
         removal.keep_orphans(session, [sha256])
         jobs.start(job)
-        state = entry_state(session, added)
+        (state,) = entry_states(session, [added])
         session.add(
             JobEntry(
                 job_id=job.id,

@@ -33,8 +33,6 @@ from services.sources.base import Cursor, Reference, Source
 from services.wiring import Services
 
 LISTED_AT_ONCE = 1_000
-# References of one piece that carry their bytes, as those of tar archives do.
-PIECE_BYTES = 64 * 1024 * 1024
 PIECE_SECONDS = 5.0
 # The file at an address is fetched within one task.
 FETCHED_BYTES = 512 * 1024 * 1024
@@ -136,7 +134,7 @@ def _next_piece(services: Services, job: Job) -> tuple[list[Reference], Cursor, 
             references.append(reference)
             cursor = after
             size += len(reference.data or b"")
-            if len(references) >= LISTED_AT_ONCE or size >= PIECE_BYTES or time.monotonic() > until:
+            if len(references) >= LISTED_AT_ONCE or size >= content.PIECE_BYTES or time.monotonic() > until:
                 services.walks.keep(job.id, cursor, walk)
                 return references, cursor, False
     except InvalidRequest:

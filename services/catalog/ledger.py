@@ -265,6 +265,17 @@ def live_row(session: Session, image_id: int) -> Embedding | None:
     )
 
 
+def searchable(session: Session, image_ids: Collection[int]) -> set[int]:
+    """Those of the images that the live index of their catalog holds."""
+    return set(
+        session.scalars(
+            select(Embedding.image_id)
+            .join(Catalog, Catalog.live_index_id == Embedding.index_id)
+            .where(Embedding.image_id.in_(image_ids), Embedding.state == EmbeddingState.INDEXED)
+        )
+    )
+
+
 def is_complete(session: Session, index_id: int) -> bool:
     """Whether no row of an index is on its way."""
     on_the_way = [EmbeddingState.PENDING, EmbeddingState.LEASED]

@@ -6,9 +6,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.delete import confirm
-from services.cli.describing import describe
-from services.cli.following import follow
+from services.cli.delete import conclude, confirm
 from services.cli.target import find_target, target_options
 from services.cli.terminal import open_console, reporting_errors
 from services.client import AkinClient
@@ -62,13 +60,7 @@ def delete(*, name: str, yes: bool, wait: bool, url: str | None, key: str | None
         holds = f"{found.items:,} items and {found.images:,} pictures"
         click.echo(f"{name} holds {holds}")
         confirm(f"Delete the catalog {name} with {holds}, and its keys?", yes=yes)
-        job_id = client.delete_catalog(name)
-        if not wait:
-            click.echo(job_id)
-            return
-        job = follow(client, job_id, "deleting")
-    for line in describe(job):
-        click.echo(line)
+        conclude(client, client.delete_catalog(name), wait=wait)
 
 
 @catalogs.command("webhook-secret")

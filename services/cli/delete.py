@@ -13,6 +13,7 @@ from services.cli.describing import describe
 from services.cli.following import follow
 from services.cli.target import find_target, target_options
 from services.cli.terminal import reporting_errors
+from services.client import AkinClient
 from services.config import load_settings
 
 
@@ -50,12 +51,16 @@ def delete(
             return
         confirm(f"Delete {matched:,} items with their pictures?", yes=yes)
         job_id = client.delete_items(chosen).job_id
-        if job_id is None:
-            return
-        if not wait:
-            click.echo(job_id)
-            return
-        job = follow(client, job_id, "deleting")
+        if job_id is not None:
+            conclude(client, job_id, wait=wait)
+
+
+def conclude(client: AkinClient, job_id: str, *, wait: bool) -> None:
+    """Follow a deletion to its end and say what became of it, or only which job it is."""
+    if not wait:
+        click.echo(job_id)
+        return
+    job = follow(client, job_id, "deleting")
     for line in describe(job):
         click.echo(line)
     if job.state == "failed":
