@@ -96,6 +96,18 @@ def _app(state: ApiServer) -> Flask:
     def readyz() -> str:
         return "ready"
 
+    def start_job(refs: list[str], failed: list[str]) -> tuple[dict[str, Any], int]:
+        job: dict[str, Any] = {
+            "id": uuid.uuid4().hex,
+            "kind": "import",
+            "state": "queued",
+            "total": len(refs),
+            "created_at": "now",
+        }
+        with lock:
+            state.jobs[job["id"]] = {"job": job, "failed": failed, "polls": 0}
+        return job, 202
+
     @app.post("/v1/imports")
     def start_import() -> tuple[dict[str, Any], int] | Response:
         files = [(file.filename or "", file.read()) for file in request.files.getlist("files")]
@@ -104,18 +116,15 @@ def _app(state: ApiServer) -> Flask:
         with lock:
             if len(state.imports) >= state.imports_left:
                 return problem(401, "unauthorized", "the key was revoked")
-            failed = [ref for ref, content in files if content.startswith(b"broken")]
-            job: dict[str, Any] = {
-                "id": uuid.uuid4().hex,
-                "kind": "import",
-                "state": "queued",
-                "total": len(files),
-                "created_at": "now",
-            }
-            state.jobs[job["id"]] = {"job": job, "failed": failed, "polls": 0}
             state.imports.append(files)
             state.manifests.append(json.loads(request.form.get("manifest", "null")))
-        return job, 202
+        return start_job([ref for ref, _ in files], [ref for ref, content in files if content.startswith(b"broken")])
+
+    @app.post("/v1/imports/archive")
+    def import_archive() -> tuple[dict[str, Any], int]:
+        # Like Akin's own, it answers no upload before its last byte.
+        request.get_data(cache=False)
+        return start_job([], [])
 
     @app.get("/v1/jobs/<job_id>")
     def show_job(job_id: str) -> dict[str, Any]:
