@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".akin"), description="where the embedded parts keep their files")
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL of SQLite or PostgreSQL")
     redis_url: SecretStr | None = Field(None, description="redis:// URL of the broker (maxmemory-policy noeviction)")
+    cache_url: SecretStr | None = Field(
+        None, description="redis:// URL of the cache (maxmemory-policy allkeys-lru); the broker's unless set"
+    )
     milvus_uri: str | None = Field(None, description="http:// address of Milvus")
     milvus_token: SecretStr | None = Field(None, description="token or user:password of Milvus")
     storage_url: str | None = Field(None, description="file://, s3://, gs:// or az:// prefix for picture bytes")
@@ -114,6 +117,15 @@ class Settings(BaseSettings):
         if self.redis_url is None:
             raise ConfigurationError("no Redis: set AKIN_REDIS_URL, or run `akin up`, which starts one")
         return self.redis_url.get_secret_value()
+
+    @property
+    def cache(self) -> str:
+        """URL of the Redis that holds what may be lost at any time.
+
+        Raises:
+            ConfigurationError: neither AKIN_CACHE_URL nor AKIN_REDIS_URL is set.
+        """
+        return self.cache_url.get_secret_value() if self.cache_url else self.redis
 
     @property
     def milvus(self) -> str:

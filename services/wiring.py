@@ -57,6 +57,13 @@ class Services:
         )
 
     @cached_property
+    def cache(self) -> redis.Redis:
+        """What may be lost at any time: frozen pages, ranked ids, vectors of queries."""
+        return redis.Redis.from_url(
+            self.settings.cache, socket_connect_timeout=1, socket_timeout=2, health_check_interval=30
+        )
+
+    @cached_property
     def queue(self) -> TaskQueue:
         """Wake-ups of workers."""
         return TaskQueue(self.settings, self.redis)
@@ -112,7 +119,7 @@ class Services:
     def close(self) -> None:
         """Stop what was started."""
         started = vars(self)
-        for name in ("decoder", "walks", "fetcher", "vectors", "redis", "database"):
+        for name in ("decoder", "walks", "fetcher", "vectors", "cache", "redis", "database"):
             if name in started:
                 started[name].close()
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from services.catalog.database import now
-from services.catalog.states import EmbeddingState, EntryState, ImportMode, IndexState, JobState, Priority
+from services.catalog.states import EmbeddingState, EntryState, EventKind, ImportMode, IndexState, JobState, Priority
 
 # SQLite gives autoincrement (ids never reused) to INTEGER primary keys only.
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -196,6 +197,7 @@ class Embedding(Base):
         UniqueConstraint("image_id", "index_id"),
         Index("ix_embeddings_work", "index_id", "state", "priority", "attempts", "id"),
         _partial("ix_embeddings_deleting", "lease_until", where="state = 'deleting'"),
+        _partial("ix_embeddings_stale", "index_id", "id", where="state = 'indexed' AND indexed_rev < wanted_rev"),
         {"sqlite_autoincrement": True},
     )
 
@@ -205,6 +207,9 @@ class Embedding(Base):
     state: Mapped[EmbeddingState] = mapped_column(String(16), default=EmbeddingState.PENDING)
     # services.catalog.states.Priority: lower numbers are claimed first.
     priority: Mapped[int] = mapped_column(SmallInteger, default=Priority.IMPORT)
+    # Versions of what filters see of the item: the one that the vector store should hold, and the one it does.
+    wanted_rev: Mapped[int] = mapped_column(default=0)
+    indexed_rev: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
     lease: Mapped[str | None] = mapped_column(String(32))
     lease_until: Mapped[datetime | None]
@@ -287,7 +292,11 @@ class JobEntry(Base):
 
 
 class Key(Base):
-    """An API key: only the SHA-256 of its 256 random bits is kept."""
+    """An API key: only the SHA-256 of its 256 random bits is kept.
+
+    A publishable key stands in web pages, so it is no secret: `public` is the key itself, and `origins` are the
+    sites whose pages may use it.
+    """
 
     __tablename__ = "keys"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
@@ -297,6 +306,8 @@ class Key(Base):
     prefix: Mapped[str] = mapped_column(String(16))
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[str]]
+    public: Mapped[str | None] = mapped_column(String(64))
+    origins: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     catalog_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("catalogs.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
     revoked_at: Mapped[datetime | None]
@@ -333,3 +344,43 @@ class Webhook(Base):
     due_at: Mapped[datetime | None]
     delivered_at: Mapped[datetime | None]
     error: Mapped[str | None] = mapped_column(Text)
+
+
+class Event(Base):
+    """What a visitor of a shop did with similar items: saw some (an impression), or went to one of them (a click)."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("ix_events_created_at", "created_at"),
+        Index("ix_events_catalog_id_created_at", "catalog_id", "created_at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    catalog_id: Mapped[int] = mapped_column(BigId, ForeignKey("catalogs.id"))
+    kind: Mapped[EventKind] = mapped_column(String(16))
+    # The client's ids: whose page it was, and what was shown there, in order; of a click the one item.
+    item_id: Mapped[str] = mapped_column(String(512))
+    shown: Mapped[list[str]]
+    rank: Mapped[int | None]
+    # The index that had ranked them.
+    index_id: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class DuplicateImage(Base):
+    """A picture of a cluster of near-identical ones, as a job found it; `score` is its cosine to the nearest."""
+
+    __tablename__ = "duplicate_images"
+    __table_args__ = (
+        UniqueConstraint("job_id", "image_id"),
+        Index("ix_duplicate_images_job_id_cluster_id", "job_id", "cluster_id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id"))
+    # The smallest image id of the cluster. Neither is a foreign key: pictures may go.
+    cluster_id: Mapped[int] = mapped_column(BigInteger)
+    image_id: Mapped[int] = mapped_column(BigInteger)
+    score: Mapped[float] = mapped_column(Double)

@@ -65,3 +65,10 @@ class Priority(IntEnum):
     UPLOAD = 0  # somebody waits for this picture
     IMPORT = 1
     REINDEX = 2  # the live index answers meanwhile
+
+
+class EventKind(StrEnum):
+    """What a visitor did with the similar items of a product page."""
+
+    IMPRESSION = "impression"  # they came into view
+    CLICK = "click"  # the visitor went to one of them

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.vectors.conditions import Condition, Facets
+
 MAX_DIMENSION = 32_768
 MAX_LIMIT = 16_384
 
@@ -58,8 +60,13 @@ class VectorStore(Protocol):
         """Remove a collection with all its vectors; nothing happens if there is none."""
         ...
 
-    def upsert(self, collection: str, ids: Sequence[int], vectors: Vectors) -> None:
+    def upsert(
+        self, collection: str, ids: Sequence[int], vectors: Vectors, facets: Sequence[Facets] | None = None
+    ) -> None:
         """Write vectors (n, d) under ids (n), replacing what was there; of a doubled id the last counts.
+
+        Args:
+            facets: what each can be filtered by (n); left out where `filters(collection)` is False.
 
         Raises:
             ValueError: a shape does not fit, or a vector is zero or not finite.
@@ -70,8 +77,32 @@ class VectorStore(Protocol):
         """Remove the vectors of these ids, where there are any."""
         ...
 
-    def search(self, collection: str, vectors: Vectors, limit: int, *, strong: bool = False) -> list[list[Hit]]:
+    def filters(self, collection: str) -> bool:
+        """Whether it keeps facets, so that `search` can be told `where`.
+
+        Not on Milvus Lite, where a search with a condition takes ten times as long as one without, and not of
+        collections that were made before there were facets.
+        """
+        ...
+
+    def search(
+        self,
+        collection: str,
+        vectors: Vectors,
+        limit: int,
+        *,
+        strong: bool = False,
+        among: Sequence[int] | None = None,
+        where: Condition | None = None,
+    ) -> list[list[Hit]]:
         """The nearest neighbours of each of vectors (q, d), best first, equal scores by id.
+
+        With a condition that few vectors meet, an approximate index may find fewer of them than there are; among
+        given ids all are found.
+
+        Args:
+            among: only these ids.
+            where: only those that meet the condition; only where `filters(collection)`.
 
         Raises:
             ValueError: limit is not in 1..16384, a shape does not fit, or a vector is zero or not finite.
