@@ -47,6 +47,13 @@ class Services:
         return MilvusStore(self.settings.milvus, self.settings.milvus_secret)
 
     @cached_property
+    def cache(self) -> redis.Redis:
+        """What may be lost at any time: frozen pages, ranked ids, vectors of queries."""
+        return redis.Redis.from_url(
+            self.settings.cache, socket_connect_timeout=1, socket_timeout=2, health_check_interval=30
+        )
+
+    @cached_property
     def redis(self) -> redis.Redis:
         """Broker and query list."""
         return redis.Redis.from_url(
@@ -54,13 +61,6 @@ class Services:
             socket_connect_timeout=3,
             socket_timeout=self.settings.query_deadline + 5,
             health_check_interval=30,
-        )
-
-    @cached_property
-    def cache(self) -> redis.Redis:
-        """What may be lost at any time: frozen pages, ranked ids, vectors of queries."""
-        return redis.Redis.from_url(
-            self.settings.cache, socket_connect_timeout=1, socket_timeout=2, health_check_interval=30
         )
 
     @cached_property

@@ -38,7 +38,10 @@ def list_encoders() -> None:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @reporting_errors
 def register(folder: Path) -> None:
-    """Make the encoder in FOLDER (manifest.json, weights.safetensors) available to `akin reindex`."""
+    """Make the encoder in FOLDER (manifest.json, weights.safetensors) available to `akin reindex`.
+
+    Where it is registered already, it gets the calibration of FOLDER, if there is one.
+    """
     register_folder(folder)
 
 
@@ -145,5 +148,5 @@ def register_folder(folder: Path) -> None:
 
     read = checkpoint.read(folder)
     with installed(load_settings()) as services:
-        services.encoders.register(read)
+        services.encoders.register(read, recalibrate=True)
     click.echo(f"{read.manifest.ref} is registered; `akin reindex {read.manifest.ref}` embeds a catalog with it")

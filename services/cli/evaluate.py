@@ -13,14 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from services.cli import calibrating
+from services.cli.calibrating import write_file
 from services.cli.encoders import find_checkpoint
 from services.cli.terminal import device_option, open_console, reporting_errors, require
-from services.config import load_settings
+from services.config import Settings, load_settings
+from services.encoders.calibration import CURVE_KINDS, CurveKind
 
 if TYPE_CHECKING:
     from services.encoders.manifest import Manifest
+    from services.evaluation.material import Material, Split
     from services.evaluation.run import Evaluation
     from services.evaluation.subjects import Subject
+    from services.images.pool import DecodePool
 
 _UNREADABLE_SHOWN = 10
 _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -49,6 +54,26 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 @click.option("--json", "json_file", type=_FILE, help="Write all figures to this file.")
 @click.option("--report", "report_file", type=_FILE, help="Write a page with tables and example searches.")
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Instead: fit on one half of the pictures how probable a cosine makes it that a hit is a duplicate, or "
+    "similar, and judge that on the other half. Take pictures that ENCODER was not trained on.",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(CURVE_KINDS),
+    help="With --calibrate: only this kind; may be repeated. duplicate: altered copies. similar: of one label. "
+    "same_item: of one label, where labels are items with several pictures each. [default: duplicate, similar]",
+)
+@click.option(
+    "--write",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="With --calibrate and one ENCODER: write it with its new calibration to this folder, which may be where it "
+    "came from; `akin encoders register` takes it.",
+)
 @reporting_errors
 def evaluate(
     *,
@@ -63,53 +88,72 @@ def evaluate(
     markdown: bool,
     json_file: Path | None,
     report_file: Path | None,
+    calibrate: bool,
+    kinds: tuple[CurveKind, ...],
+    write: Path | None,
 ) -> None:
     """Measure encoders side by side, with raw pixels and a colour histogram as baselines.
 
     ENCODER is a registered `name@version` or `name`, or a folder with manifest.json and weights.safetensors;
     with `:flattened` the code that its network pools is measured. Akin need not run.
+
+    With --calibrate, what its scores mean is fitted instead, and judged beside the calibration that it has.
     """
     if (data is None) == (gallery is None) or (queries is not None and gallery is None):
         raise click.UsageError("give either --data SET, or --gallery SET with or without --queries SET")
+    if (kinds or write) and not calibrate:
+        raise click.UsageError("--kind and --write belong to --calibrate")
     require("worker", "torch")
     from services.encoders.torch_encoder import pick_device
-    from services.evaluation.material import Split, open_material, split_of
-    from services.evaluation.report import to_html, to_json
+    from services.evaluation import report, tables
+    from services.evaluation.material import Split, split_of
     from services.evaluation.run import evaluate as measure
     from services.evaluation.speed import device_name
-    from services.evaluation.tables import markdown as as_markdown
+
+    settings = load_settings(**({"device": device} if device else {}))
+    on = str(pick_device(settings.device))
+    # Before the data set is listed, which takes its time: a mistyped name is told at once.
+    checkpoints = calibrating.chosen(encoders, kinds, write) if calibrate else []
+    subjects = [] if calibrate else _subjects(encoders, on)
+    split = split_of(data) if data is not None else Split(str(gallery), queries)
+    with _opened(split, limit, seed, settings) as (material, pool, progress):
+        if calibrate:
+            run = calibrating.fit(
+                checkpoints, material, pool, kinds=kinds, copied=copies, seed=seed, device=on, progress=progress
+            )
+        else:
+            evaluation = measure(
+                subjects, material, pool, copied=copies, seed=seed, device=device_name(on), progress=progress
+            )
+    if calibrate:
+        calibrating.show(run, markdown=markdown, json_file=json_file, report_file=report_file)
+        if write is not None:
+            calibrating.write_encoder(write, checkpoints[0], run)
+        return
+    if markdown:
+        click.echo(tables.markdown(evaluation), nl=False)
+    else:
+        _print(open_console(), evaluation)
+    write_file(json_file, evaluation, report.to_json)
+    write_file(report_file, evaluation, report.to_html)
+
+
+@contextmanager
+def _opened(
+    split: Split, limit: int | None, seed: int, settings: Settings
+) -> Iterator[tuple[Material, DecodePool, _Bars]]:
+    """The pictures, the processes that decode them, and bars for what is done with them."""
+    from services.evaluation.material import open_material
     from services.images.decode import Limits
     from services.images.pool import DecodePool
 
-    settings = load_settings(**({"device": device} if device else {}))
-    on = pick_device(settings.device)
-    # Before the data set is listed, which takes its time: a mistyped name is told at once.
-    subjects = _subjects(encoders, settings.device)
-    split = split_of(data) if data is not None else Split(str(gallery), queries)
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
     with (
         open_material(split, limit, seed) as material,
         DecodePool(settings.decode_processes, settings.decode_timeout, settings.decode_memory, limits) as pool,
         _progress() as progress,
     ):
-        evaluation = measure(
-            subjects,
-            material,
-            pool,
-            copied=copies,
-            seed=seed,
-            device=device_name(str(on)),
-            progress=progress,
-        )
-    if markdown:
-        click.echo(as_markdown(evaluation), nl=False)
-    else:
-        _print(open_console(), evaluation)
-    for file, content in ((json_file, to_json), (report_file, to_html)):
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content(evaluation), encoding="utf-8")
-            click.echo(f"Written: {file}", err=True)
+        yield material, pool, progress
 
 
 def _subjects(references: Sequence[str], device: str) -> list[Subject]:

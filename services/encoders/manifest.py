@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.encoders.calibration import Calibration
 from services.errors import EncoderError, InvalidRequest
 from services.images.preprocess import Preprocessing
 
@@ -45,7 +46,11 @@ class Training(_Facts):
 
 
 class Manifest(_Facts):
-    """One encoder: architecture, preprocessing and identity. Immutable: other weights are another version."""
+    """One encoder: architecture, preprocessing and identity. Immutable: other weights are another version.
+
+    Only what is known of its scores may be added later. A manifest without `calibration` is written without the
+    member, so that releases that know none read it too.
+    """
 
     format_version: Literal[1] = 1
     name: str = Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)
@@ -56,6 +61,7 @@ class Manifest(_Facts):
     preprocessing: Preprocessing
     weights_sha256: Sha256
     training: Training
+    calibration: Calibration | None = Field(None, exclude_if=lambda calibration: calibration is None)
 
     @property
     def ref(self) -> str:

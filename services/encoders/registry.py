@@ -35,8 +35,13 @@ class EncoderRegistry:
         self._loaded: dict[str, Encoder] = {}
         self._lock = threading.Lock()
 
-    def register(self, checkpoint: Checkpoint) -> int:
+    def register(self, checkpoint: Checkpoint, *, recalibrate: bool = False) -> int:
         """Make an encoder known; returns its id. The same weights again are the same encoder.
+
+        An encoder that is known without a calibration gets that of the checkpoint: what is shipped may have gained one.
+
+        Args:
+            recalibrate: let the checkpoint's calibration take the place of another one, too.
 
         Raises:
             EncoderError: the weights are not those that the manifest names.
@@ -47,11 +52,11 @@ class EncoderRegistry:
         # Weights first: a row never points at nothing.
         self._blobs.put(_weights_key(manifest.weights_sha256), checkpoint.weights)
         try:
-            return self._add(manifest)
+            return self._add(manifest, recalibrate)
         except IntegrityError:  # another process registers at the same time: by now its row is there
-            return self._add(manifest)
+            return self._add(manifest, recalibrate)
 
-    def _add(self, manifest: Manifest) -> int:
+    def _add(self, manifest: Manifest, recalibrate: bool) -> int:
         with self._database.transaction() as session:
             same_name = select(EncoderRow).where(
                 EncoderRow.name == manifest.name, EncoderRow.version == manifest.version
@@ -69,6 +74,12 @@ class EncoderRegistry:
                 )
                 session.add(known)
                 session.flush()
+            elif manifest.calibration is not None:
+                registered = Manifest.model_validate(known.manifest)
+                if registered.calibration is None or (recalibrate and registered.calibration != manifest.calibration):
+                    # Nothing else of it: the weights, and all that belongs to them, are as they were registered.
+                    update = {"calibration": manifest.calibration}
+                    known.manifest = registered.model_copy(update=update).model_dump(mode="json")
             return known.id
 
     def encoder(self, sha256: str) -> Encoder:

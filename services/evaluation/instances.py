@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from services.datasets.source import Picture
-from services.errors import ImageRejected
-from services.evaluation.alterations import ALTERATIONS, altered
-from services.evaluation.embed import ahead, call_on, distinct, piece_size, room
+from services.evaluation.alterations import ALTERATIONS
+from services.evaluation.copies import embed_copies
+from services.evaluation.embed import room
 from services.evaluation.metrics import Positions, Vectors, ranks
 from services.evaluation.subjects import Subject
 from services.images.pool import DecodePool
-from services.images.preprocess import Pixels
-
-Copies = list[list[Pixels]]
 
 _TAKEN_TOGETHER = 64
 
@@ -86,40 +83,17 @@ def measure_instances(
         Unavailable: no decoding process can be started.
     """
     originals, to_copy = drawn
-    specs = distinct(subjects)
-    codes = [room(len(ALTERATIONS) * len(to_copy), subject.dimension) for subject in subjects]
-    step = piece_size(specs, len(ALTERATIONS))
-    copied: list[int] = []
-
-    def pieces() -> Iterator[list[tuple[int, Copies | ImageRejected]]]:
-        for start in range(0, len(to_copy), step):
-            numbered = [(int(position), pictures[position]) for position in to_copy[start : start + step]]
-            yield call_on(numbered, pool, altered, seed, specs)
-
-    handled = 0
-    for piece in ahead(pieces()):
-        made = [(position, copies) for position, copies in piece if not isinstance(copies, ImageRejected)]
-        for subject, codes_of_subject in zip(subjects, codes, strict=True):
-            place = specs.index(subject.preprocessing)
-            for number in range(len(ALTERATIONS)):
-                if made:
-                    top = number * len(to_copy) + len(copied)
-                    pixels = np.stack([copies[number][place] for _, copies in made])
-                    codes_of_subject[top : top + len(made)] = subject.encode(pixels)
-        copied += [position for position, _ in made]
-        handled += len(piece)
-        progress(handled, len(to_copy))
-
+    copies = embed_copies(pictures, to_copy, subjects, pool=pool, seed=seed, progress=progress)
+    copied = len(copies.originals)
     if not copied:
         return Instances(0, len(originals), [[] for _ in subjects])
-    answers = np.searchsorted(originals, np.array(copied, np.int64))
+    answers = np.searchsorted(originals, copies.originals)
     metrics = []
-    for every, codes_of_subject in zip(vectors, codes, strict=True):
+    for every, codes_of_subject in zip(vectors, copies.vectors, strict=True):
         gallery = _take(every, originals)
-        tops = range(0, len(codes_of_subject), len(to_copy))
-        found = [ranks(gallery, codes_of_subject[top : top + len(copied)], answers) for top in tops]
+        found = [ranks(gallery, codes, answers) for codes in codes_of_subject]
         metrics.append([_figures(altering.name, rank) for altering, rank in zip(ALTERATIONS, found, strict=True)])
-    return Instances(len(copied), len(originals), metrics)
+    return Instances(copied, len(originals), metrics)
 
 
 def _figures(alteration: str, ranking: Positions) -> InstanceMetrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -73,3 +74,9 @@ def _sample(pictures: Sequence[Picture], limit: int | None, seed: int) -> Sequen
         return pictures
     chosen = np.random.default_rng(seed).choice(len(pictures), limit, replace=False)
     return [pictures[position] for position in np.sort(chosen)]
+
+
+def short(spec: str) -> str:
+    """A specification without the folders that its set lies in."""
+    path, mark, part = spec.partition("#")
+    return Path(path).name + mark + part

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from services.evaluation.alterations import ALTERATIONS
 from services.evaluation.instances import InstanceMetrics
+from services.evaluation.material import short
 from services.evaluation.metrics import LabelMetrics
 from services.evaluation.run import Evaluation, Measured
 
@@ -80,19 +80,13 @@ def markdown(evaluation: Evaluation) -> str:
 
 def measured_on(evaluation: Evaluation) -> str:
     """One sentence: the pictures and the device."""
-    gallery = f"{evaluation.gallery_pictures:,} pictures of {_short(evaluation.gallery)}"
+    gallery = f"{evaluation.gallery_pictures:,} pictures of {short(evaluation.gallery)}"
     if evaluation.queries is None:
         pictures = f"Each of {gallery} is searched for among the others"
     else:
-        pictures = f"{evaluation.query_pictures:,} queries of {_short(evaluation.queries)} to {gallery}"
+        pictures = f"{evaluation.query_pictures:,} queries of {short(evaluation.queries)} to {gallery}"
     copies = f"altered copies of {evaluation.copied:,} pictures to {evaluation.originals:,} originals"
     return f"{pictures}; {copies}; {evaluation.device}."
-
-
-def _short(spec: str) -> str:
-    """A specification without the folders that its set lies in."""
-    path, mark, part = spec.partition("#")
-    return Path(path).name + mark + part
 
 
 def _label(title: str, description: str, value: Callable[[LabelMetrics], float]) -> Column:

@@ -1,0 +1,57 @@
+"""Requests made from the OpenAPI document: whatever is sent, no answer is a 5xx, and every answer is documented."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from services.api.app import ROUTERS
+from services.catalog import keys
+from services.catalog.keys import Scope
+from tests.integration.conftest import Akin, picture
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+
+EXAMPLES = 20
+# No schema can say that bytes must be a picture, or that exactly one of two members must be there.
+EXCLUDED = [positive_data_acceptance]
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_every_answer_is_documented(akin: Akin, mode: GenerationMode) -> None:
+    for number in range(6):
+        akin.upload(picture(number), str(number), title=f"Item {number}")
+    akin.work()
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", akin.client.application)
+    failures = []
+
+    for operation in (one for router in ROUTERS for one in router.operations):
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", operation.path)
+        # A key of its own: one of the operations revokes keys.
+        with akin.services.database.transaction() as session:
+            secret = keys.create(session, "conformance", list(Scope))
+
+        @settings(
+            max_examples=EXAMPLES,
+            suppress_health_check=list(HealthCheck),
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+        )
+        @given(case=schema[path][operation.method].as_strategy(generation_mode=mode))
+        def ask(case: Case, secret: str = secret) -> None:
+            case.call_and_validate(headers={"Authorization": f"Bearer {secret}"}, excluded_checks=EXCLUDED)
+
+        try:
+            ask()
+        except FailureGroup as failure:
+            failures.append(f"{operation.method} {path}: {failure}")
+
+    assert not failures, "\n\n".join(failures)
