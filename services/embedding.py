@@ -1,4 +1,4 @@
-"""The ledger loop: claim → read → decode and preprocess → encode → upsert → mark.
+"""The ledger loop: claim → read → decode and preprocess → encode → upsert → mark; and, in turn with it, refreshes.
 
 The table of races is in services/catalog/ledger.py. Reading and decoding of the next batch and
 writing of the last go on while the present one is encoded.
@@ -7,6 +7,7 @@ writing of the last go on while the present one is encoded.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from services import content
-from services.catalog import entries, indexes, ledger, removal
+from services import content, refreshing, writing
+from services.catalog import entries, indexes, ledger, removal, turns
 from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
 from services.catalog.models import IndexRow
@@ -66,7 +67,7 @@ class Encoded:
 
 
 def drain(services: Services, seconds: float = TASK_SECONDS) -> int:
-    """Embed what the ledger holds until it is empty or the time is up; returns how many pictures were indexed.
+    """Embed and refresh what the ledger holds until it is empty or the time is up; returns how many were indexed.
 
     Where time ran out, the next run is already in the queue.
 
@@ -77,24 +78,24 @@ def drain(services: Services, seconds: float = TASK_SECONDS) -> int:
     indexed = 0
     upcoming: Future[Batch | None] | None = None
     encoded: Encoded | None = None
-    writing: Future[int] | None = None
+    being_written: Future[int] | None = None
     with (
         ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead,
         ThreadPoolExecutor(1, thread_name_prefix="write") as behind,
     ):
         try:
-            upcoming = ahead.submit(prepare, services)
+            upcoming = ahead.submit(prepare, services, until)
             while upcoming is not None and (batch := upcoming.result()) is not None:
-                upcoming = ahead.submit(prepare, services) if time.monotonic() < until else None
+                upcoming = ahead.submit(prepare, services, until) if time.monotonic() < until else None
                 encoded = encode(services, batch)
-                indexed += writing.result() if writing else 0
-                writing = behind.submit(write, services, encoded) if encoded else None
+                indexed += being_written.result() if being_written else 0
+                being_written = behind.submit(write, services, encoded) if encoded else None
                 encoded = None
-            indexed += writing.result() if writing else 0
+            indexed += being_written.result() if being_written else 0
         except BaseException:
             _give_back(services, upcoming, encoded)
             raise
-    if upcoming is None:
+    if upcoming is None or time.monotonic() > until:
         services.queue.wake(Task.EMBED)
     if indexed:
         services.queue.wake(Task.FINISH)
@@ -109,24 +110,39 @@ def _give_back(services: Services, upcoming: Future[Batch | None] | None, encode
             _release(services, in_hand.lease)
 
 
-def prepare(services: Services) -> Batch | None:
+def prepare(services: Services, until: float = math.inf) -> Batch | None:
     """Claim a batch of any index with work and decode it; None where nothing is pending.
+
+    What is to be refreshed has its turn before: None too where that took longer than until the clock says `until`.
 
     Raises:
         Unavailable: a part is away; the rows were given back.
     """
-    with services.database.reading() as session:
-        index_ids = ledger.indexes_with_work(session)
-    for index_id in index_ids:
-        while (claimed := _claim(services, index_id)) is not None:
-            lease, index = claimed
-            with _accounting(services, lease) as account:
-                manifest = Manifest.model_validate(index.encoder.manifest)
-                claims, pixels, rejected = _decode(services, manifest, lease)
-            if not account.failed:
-                return Batch(
-                    lease, index.collection, index.encoder.sha256, index.encoder.dimension, claims, pixels, rejected
-                )
+    while True:
+        with services.database.reading() as session:
+            order = turns.turns(session)
+        for turn in order:
+            if turn.refreshes:
+                if refreshing.refresh(services, turn.index_id):
+                    break  # an upload may have come, and goes first
+            elif (batch := _prepare_from(services, turn.index_id)) is not None:
+                return batch
+        else:
+            return None
+        if time.monotonic() > until:
+            return None
+
+
+def _prepare_from(services: Services, index_id: int) -> Batch | None:
+    while (claimed := _claim(services, index_id)) is not None:
+        lease, index = claimed
+        with _accounting(services, lease) as account:
+            manifest = Manifest.model_validate(index.encoder.manifest)
+            claims, pixels, rejected = _decode(services, manifest, lease)
+        if not account.failed:
+            return Batch(
+                lease, index.collection, index.encoder.sha256, index.encoder.dimension, claims, pixels, rejected
+            )
     return None
 
 
@@ -240,11 +256,10 @@ def write(services: Services, encoded: Encoded) -> int:
             logger.warning("lease %s ended before its batch was encoded", encoded.lease.token)
             _mark_late(services, encoded)
             return 0
-        if encoded.good:
-            _upsert(services, encoded)
+        revs = _upsert(services, encoded) if encoded.good else {}
     if account.failed:
         return 0
-    return _mark(services, encoded)
+    return _mark(services, encoded, revs)
 
 
 def _mark_late(services: Services, encoded: Encoded) -> None:
@@ -257,30 +272,29 @@ def _mark_late(services: Services, encoded: Encoded) -> None:
         entries.settle(session, [claim.image_id for claim, _ in encoded.rejected])
 
 
-def _upsert(services: Services, encoded: Encoded) -> None:
-    ids = [claim.image_id for claim in encoded.good]
+def _upsert(services: Services, encoded: Encoded) -> dict[int, int]:
+    """Write the vectors; returns the versions of what filters see of their items, by embedding id."""
+    described = writing.describe(services, encoded.good)
     services.vectors.create(encoded.collection, encoded.dimension)
     try:
-        services.vectors.upsert(encoded.collection, ids, encoded.vectors)
+        writing.upsert(services, encoded.collection, encoded.good, encoded.vectors, described)
     except NotFound:  # lost since this process made it: made anew, and the audit brings back what it held
         services.vectors.create(encoded.collection, encoded.dimension)
-        services.vectors.upsert(encoded.collection, ids, encoded.vectors)
+        writing.upsert(services, encoded.collection, encoded.good, encoded.vectors, described)
+    return {embedding_id: of.rev for embedding_id, of in described.items()}
 
 
-def _mark(services: Services, encoded: Encoded) -> int:
+def _mark(services: Services, encoded: Encoded, revs: dict[int, int]) -> int:
     lease = encoded.lease
-    written = {claim.embedding_id for claim in encoded.good}
     with services.database.transaction() as session:
-        marked = ledger.mark_indexed(session, lease, written)
+        marked = ledger.mark_indexed(session, lease, revs)
         for claim in encoded.degenerate:
             ledger.mark_failed(
                 session, lease, claim.embedding_id, "embedding_degenerate", "the encoder sees nothing in it"
             )
         _mark_rejected(session, encoded)
-        abandoned = ledger.abandoned(session, lease, written - marked) if written - marked else []
         entries.settle(session, [claim.image_id for claim in lease.claims])
-    if abandoned:
-        services.vectors.delete(encoded.collection, abandoned)
+    writing.clean_up(services, encoded.collection, lease, {claim.embedding_id for claim in encoded.good} - marked)
     return len(marked)
 
 

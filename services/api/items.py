@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from pydantic import TypeAdapter, ValidationError
 
-from services import deletion, search
+from services import deletion
 from services.api import present
 from services.api.contract import Call, Router
 from services.api.errors import invalid
@@ -19,12 +19,11 @@ from services.api.schemas import (
     ItemOut,
     Page,
     PageQuery,
-    SearchOut,
-    SearchQuery,
 )
 from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
+from services.queue import Task
 
 router = Router("items")
 
@@ -56,7 +55,10 @@ def put_item(call: Call[None, ItemChange], item_id: str) -> ItemDetail:
     body, catalog_id = call.body, call.caller.catalog_id
     with call.services.database.transaction() as session:
         items.upsert(session, catalog_id, [ItemFields(item_id, body.title, body.url, body.attributes)])
-        return present.item_detail(session, items.get(session, catalog_id, item_id))
+        detail = present.item_detail(session, items.get(session, catalog_id, item_id))
+    # What filters see of it in the vector store is written anew.
+    call.services.queue.wake(Task.EMBED)
+    return detail
 
 
 @router.route("DELETE", "/v1/items/<path:item_id>", scope=Scope.INGEST, status=HTTPStatus.NO_CONTENT)
@@ -87,13 +89,3 @@ def delete_items(call: Call[None, DeletionRequest]) -> DeletionStarted:
         return DeletionStarted(matched=matched, job_id=None, links={})
     job_id = deletion.start(call.services, catalog_id, selection)
     return DeletionStarted(matched=matched, job_id=job_id, links={"job": f"/v1/jobs/{job_id}"})
-
-
-@router.route("GET", "/v1/items/<path:item_id>/similar", scope=Scope.SEARCH, query=SearchQuery, returns=SearchOut)
-def similar_items(call: Call[SearchQuery, None], item_id: str) -> SearchOut:
-    """Pictures of other items that look like this item."""
-    query = call.query
-    answer = search.similar_items(
-        call.services, call.caller.catalog_id, item_id, limit=query.limit, min_score=query.min_score
-    )
-    return present.search(answer)

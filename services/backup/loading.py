@@ -19,13 +19,15 @@ from services.backup.layout import Kind, Progress, damaged
 from services.backup.parts import image_batches, item_batches, rows, vectors_of
 from services.backup.staging import UNFINISHED, Staging, check_unpublished, unfinished_rows
 from services.backup.tar import Member, members
-from services.catalog import removal
+from services.catalog import items, removal
 from services.catalog.database import now
 from services.catalog.models import Embedding, Image, Item
 from services.catalog.states import EmbeddingState, Priority
 from services.catalog.upserts import insert
+from services.facets import facets_of
 from services.storage.blobs import key_of
 from services.vectors.base import Vectors
+from services.vectors.conditions import Facets
 from services.wiring import Services
 
 # Pictures that are in memory while they are stored.
@@ -143,7 +145,13 @@ def _open_rows(session: Session, place: Staging, image_ids: Sequence[int]) -> se
 
 
 def _write_vectors(services: Services, place: Staging, found: Mapping[int, Vectors]) -> None:
-    services.vectors.upsert(place.collection, list(found), np.stack(list(found.values())))
+    facets = None
+    if services.vectors.filters(place.collection):
+        with services.database.reading() as session:
+            images = items.images_by_id(session, place.catalog_id, list(found))
+        there = {image_id: image.item for image_id, image in images.items()}
+        facets = [facets_of(item) if (item := there.get(image_id)) else Facets() for image_id in found]
+    services.vectors.upsert(place.collection, list(found), np.stack(list(found.values())), facets)
     with services.database.transaction() as session:
         check_unpublished(session, place)
         session.execute(

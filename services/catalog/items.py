@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from typing import Any
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm.attributes import flag_modified
 
-from services.catalog import removal
+from services.catalog import removal, revisions
 from services.catalog.database import now
 from services.catalog.models import Image, Item
 from services.catalog.upserts import insert
@@ -58,6 +60,8 @@ class Picture:
 def upsert(session: Session, catalog_id: int, wanted: Sequence[ItemFields]) -> dict[str, int]:
     """Create items or change what is given; returns their primary keys by the client's ids.
 
+    What filters see of changed items is written to the vector store soon after.
+
     The rows stay locked until the transaction ends, so that a delete waits for the images that follow. They are
     locked in the order of their ids, so that two batches with the same items do not lock each other out.
     """
@@ -67,9 +71,11 @@ def upsert(session: Session, catalog_id: int, wanted: Sequence[ItemFields]) -> d
         {"catalog_id": catalog_id, "item_id": item_id, "attributes": {}, "created_at": moment, "updated_at": moment}
         for item_id in ids
     ]
+    created: set[int] = set()
     found: dict[str, Item] = {}
     while len(found) < len(ids):  # an item deleted between the two statements is made anew
-        session.execute(insert(session, Item).on_conflict_do_nothing(index_elements=["catalog_id", "item_id"]), rows)
+        statement = insert(session, Item).on_conflict_do_nothing(index_elements=["catalog_id", "item_id"])
+        created |= set(session.scalars(statement.returning(Item.id), rows))
         locked = session.scalars(
             select(Item)
             .where(Item.catalog_id == catalog_id, Item.item_id.in_(ids))
@@ -77,11 +83,22 @@ def upsert(session: Session, catalog_id: int, wanted: Sequence[ItemFields]) -> d
             .with_for_update()
         )
         found = {item.item_id: item for item in locked}
+    changed: set[int] = set()
     for fields in wanted:
+        item = found[fields.item_id]
         for name, value in fields.given().items():
-            if getattr(found[fields.item_id], name) != value:
-                setattr(found[fields.item_id], name, value)
+            if not _same(getattr(item, name), value):
+                setattr(item, name, value)
+                flag_modified(item, name)  # SQLAlchemy too takes 1 for true
+                changed.add(item.id)
+    if changed := changed - created:
+        revisions.change(session, changed)
     return {item_id: item.id for item_id, item in found.items()}
+
+
+def _same(known: object, given: object) -> bool:
+    """Whether two values are the same JSON: to Python 1, 1.0 and true are equal."""
+    return known == given and json.dumps(known, sort_keys=True) == json.dumps(given, sort_keys=True)
 
 
 def get(session: Session, catalog_id: int, item_id: str) -> Item:

@@ -8,7 +8,8 @@ so of two workers that hold a row one after the other only the present holder ca
 | -------------------------------------------- | --------------------------------------------------------------- |
 | worker dies holding rows                     | the lease ends, `recover` takes the rows back                   |
 | worker is slow, another claims after the end | both write the same vector under the same id; the slow one's    |
-|                                              | mark fails and it leaves the vector, which the other needs      |
+|                                              | mark fails and it leaves the vector, which the other needs, but |
+|                                              | has it refreshed: what filters see may be from before a change  |
 | image deleted while leased                   | the row is `deleting`, the mark fails, the worker deletes what  |
 |                                              | it wrote; `deletable` waits for the lease to end and beyond, so |
 |                                              | a worker that dies between write and mark leaves nothing either |
@@ -20,28 +21,47 @@ so of two workers that hold a row one after the other only the present holder ca
 | a picture kills the worker again and again   | attempts count claims; from the second on a row is claimed      |
 |                                              | alone, so its neighbours pass; at the limit it is failed        |
 | Milvus or storage is away                    | `release` gives the rows back and takes the attempt off again   |
+
+An item may change while its vectors are in somebody's hands. What filters see of it is read, with its version, just
+before the write (services/catalog/revisions.py); a row whose vector has an older version than wanted is refreshed:
+claimed while it stays `indexed`, and its vector is written again, not encoded. The races of that:
+
+| what meets                                   | what happens                                                    |
+| -------------------------------------------- | --------------------------------------------------------------- |
+| item changed while embedded or refreshed     | before the read: written as it is now; after it: `wanted_rev`   |
+|                                              | is ahead of the version that is marked, so it is refreshed      |
+| item changed while a row of it is made by a  | the change may miss the row, but the read before the write      |
+| backfill                                     | waits for the change (a shared lock of the item)                |
+| image deleted while refreshed                | as while leased: the row keeps `lease_until`                    |
+| two refreshers                               | each row goes to one of them; after the end of a lease as above |
+| worker dies while refreshing                 | the lease ends, and the row is claimable again, as stale as it  |
+|                                              | was; it was searchable all the time                             |
+| the vector is not there                      | a Strong read says so: the row goes back to pending             |
+| an audit puts the row back meanwhile         | the mark fails, since the row is not indexed; who embeds it     |
+|                                              | writes later, and it is refreshed once more                     |
+| index retired while refreshed                | as while leased; one that is building or standby is refreshed   |
+| Milvus is away                               | `give_back` leaves the rows stale; a delete waits for the lease |
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import Select, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
 from services.catalog.models import Catalog, Embedding, Image, IndexRow, Item
-from services.catalog.states import MAINTAINED, EmbeddingState, IndexState, Priority
+from services.catalog.states import MAINTAINED, EmbeddingState, Priority
 from services.catalog.upserts import insert
 
 # From this attempt on a row is claimed alone: whatever kills workers then takes no neighbour with it.
 ALONE_FROM = 2
 # A worker checks its lease before a write that may take this long at most; deletes wait as much longer.
 WRITE_MARGIN = timedelta(seconds=60)
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -87,26 +107,6 @@ def open_rows(session: Session, image_ids: Collection[int], catalog_id: int, pri
         session.execute(insert(session, Embedding).on_conflict_do_nothing(), rows)
 
 
-def indexes_with_work(session: Session) -> Sequence[int]:
-    """Ids of indexes with rows to claim: fresh uploads before imports, these before a reindex, and catalogs in turn."""
-    pending = (Embedding.index_id == IndexRow.id, Embedding.state == EmbeddingState.PENDING)
-    expired = exists().where(
-        Embedding.index_id == IndexRow.id, Embedding.state == EmbeddingState.LEASED, Embedding.lease_until < now()
-    )
-    most_urgent = select(func.min(Embedding.priority)).where(*pending).scalar_subquery().label("priority")
-    rows = session.execute(
-        select(IndexRow.id, IndexRow.state, IndexRow.claimed_at, most_urgent).where(
-            IndexRow.state.in_(MAINTAINED), exists().where(*pending) | expired
-        )
-    ).all()
-    turn = sorted(
-        (Priority.IMPORT if row.priority is None else row.priority, row.state != IndexState.LIVE, moment, row.id)
-        for row in rows
-        for moment in [row.claimed_at or _NEVER]
-    )
-    return [index_id for *_, index_id in turn]
-
-
 def waiting(session: Session, limit: int, catalog_id: int, priority: Priority) -> int:
     """How many rows of a catalog with this priority, or a more urgent one, wait for a worker; counted up to a limit."""
     maintained = select(IndexRow.id).where(IndexRow.state.in_(MAINTAINED), IndexRow.catalog_id == catalog_id)
@@ -125,22 +125,17 @@ def waiting(session: Session, limit: int, catalog_id: int, priority: Priority) -
 
 def recover(session: Session, index_id: int, max_attempts: int) -> Sequence[int]:
     """Take rows of ended leases back, and fail those that were tried as often as may be; returns their image ids."""
+    ended = (Embedding.state == EmbeddingState.LEASED, Embedding.lease_until < now())
     session.execute(
         update(Embedding)
-        .where(
-            Embedding.index_id == index_id,
-            Embedding.state == EmbeddingState.LEASED,
-            Embedding.lease_until < now(),
-        )
+        .where(Embedding.id.in_(_free(index_id, *ended)))
         .values(state=EmbeddingState.PENDING, lease=None)
+        .execution_options(synchronize_session=False)
     )
+    exhausted = (Embedding.state == EmbeddingState.PENDING, Embedding.attempts >= max_attempts)
     return session.scalars(
         update(Embedding)
-        .where(
-            Embedding.index_id == index_id,
-            Embedding.state == EmbeddingState.PENDING,
-            Embedding.attempts >= max_attempts,
-        )
+        .where(Embedding.id.in_(_free(index_id, *exhausted)))
         .values(
             state=EmbeddingState.FAILED,
             error_code=func.coalesce(Embedding.error_code, "attempts_exhausted"),
@@ -152,6 +147,11 @@ def recover(session: Session, index_id: int, max_attempts: int) -> Sequence[int]
         .returning(Embedding.image_id)
         .execution_options(synchronize_session=False)
     ).all()
+
+
+def _free(index_id: int, *conditions: ColumnElement[bool]) -> Select[int]:
+    """Ids of rows that nobody else is changing; the next look sees the others."""
+    return select(Embedding.id).where(Embedding.index_id == index_id, *conditions).with_for_update(skip_locked=True)
 
 
 def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> Lease | None:
@@ -189,9 +189,13 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> L
     return held
 
 
-def mark_indexed(session: Session, lease: Lease, embedding_ids: Iterable[int]) -> set[int]:
-    """Compare-and-set leased → indexed; returns the embedding ids that the lease still held."""
-    return _leave_lease(session, lease, embedding_ids, state=EmbeddingState.INDEXED, error_code=None, error_detail=None)
+def mark_indexed(session: Session, lease: Lease, revs: Mapping[int, int]) -> set[int]:
+    """Compare-and-set leased → indexed, with the versions that were written, by embedding id.
+
+    Returns the ids that the lease still held.
+    """
+    done = {"state": EmbeddingState.INDEXED, "indexed_rev": rev_of(revs), "error_code": None, "error_detail": None}
+    return _leave_lease(session, lease, revs, **done)
 
 
 def mark_failed(session: Session, lease: Lease, embedding_id: int, code: str, detail: str) -> None:
@@ -215,30 +219,66 @@ def retry_failed(session: Session, image_ids: Select[int | None] | Collection[in
 
 def release(session: Session, lease: Lease) -> None:
     """Give all rows back as if never claimed: the fault was not theirs."""
-    ids = [claim.embedding_id for claim in lease.claims]
-    _leave_lease(session, lease, ids, state=EmbeddingState.PENDING, attempts=Embedding.attempts - 1)
+    ids = {claim.embedding_id for claim in lease.claims}
+    held = _leave_lease(session, lease, ids, state=EmbeddingState.PENDING, attempts=Embedding.attempts - 1)
+    lost(session, lease, ids - held)  # a write that failed may have been done
 
 
 def _leave_lease(session: Session, lease: Lease, embedding_ids: Iterable[int], **values: object) -> set[int]:
-    ids = list(embedding_ids)
+    return leave(session, lease, embedding_ids, EmbeddingState.LEASED, lease_until=None, **values)
+
+
+def leave(
+    session: Session, lease: Lease, embedding_ids: Iterable[int], held_in: EmbeddingState, **values: object
+) -> set[int]:
+    """Compare-and-set: rows that the lease holds, in this state, leave it with these values; returns their ids."""
+    # All of the lease, for the transaction may go on with others of its rows.
+    session.execute(in_order(Embedding.id.in_([claim.embedding_id for claim in lease.claims])))
     held = session.scalars(
         update(Embedding)
-        .where(Embedding.id.in_(ids), Embedding.state == EmbeddingState.LEASED, Embedding.lease == lease.token)
-        .values(lease=None, lease_until=None, updated_at=now(), **values)
+        .where(Embedding.id.in_(list(embedding_ids)), Embedding.state == held_in, Embedding.lease == lease.token)
+        .values(lease=None, updated_at=now(), **values)
         .returning(Embedding.id)
         .execution_options(synchronize_session=False)
     )
     return set(held)
 
 
-def abandoned(session: Session, lease: Lease, embedding_ids: Collection[int]) -> list[int]:
-    """Image ids among lost rows that nobody will write again: deleted, or their index is retired."""
+def rev_of(revs: Mapping[int, int]) -> ColumnElement[int]:
+    """The version of a row, given by embedding ids."""
+    return case(dict(revs), value=Embedding.id, else_=Embedding.indexed_rev) if revs else literal(0)
+
+
+def in_order(*conditions: ColumnElement[bool]) -> Select[int]:
+    """Ids of rows, which it locks in their order: two that change many rows at once do not lock each other out."""
+    return select(Embedding.id).where(*conditions).order_by(Embedding.id).with_for_update(of=Embedding)
+
+
+def lost(session: Session, lease: Lease, embedding_ids: Collection[int]) -> list[int]:
+    """Rows whose vectors were written under a lease that no longer held them.
+
+    Those that others write too are refreshed: nobody knows whose version came last. Returns the image ids of those
+    that nobody will write again: deleted, or their index is retired.
+    """
+    if not embedding_ids:
+        return []
+    want_rewritten(session, Embedding.id.in_(embedding_ids))
     wanted = set(
         session.scalars(
             select(Embedding.id).where(Embedding.id.in_(embedding_ids), Embedding.state != EmbeddingState.DELETING)
         )
     )
     return [c.image_id for c in lease.claims if c.embedding_id in embedding_ids and c.embedding_id not in wanted]
+
+
+def want_rewritten(session: Session, condition: ColumnElement[bool]) -> None:
+    """Raise the version of what filters see that the vector store should hold of some rows."""
+    session.execute(
+        update(Embedding)
+        .where(Embedding.id.in_(in_order(condition, Embedding.state != EmbeddingState.DELETING)))
+        .values(wanted_rev=Embedding.wanted_rev + 1)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def failed_rows(session: Session, index_id: int, *, after: int, limit: int) -> Sequence[tuple[Embedding, str | None]]:

@@ -12,8 +12,9 @@ from sqlalchemy import CursorResult, Select, and_, delete, exists, func, select,
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
-from services.catalog.ledger import WRITE_MARGIN
+from services.catalog.ledger import WRITE_MARGIN, in_order
 from services.catalog.models import Embedding, Image, IndexRow, Item, OrphanBlob
+from services.catalog.revisions import stale
 from services.catalog.states import EmbeddingState
 from services.catalog.upserts import insert
 
@@ -36,7 +37,7 @@ def delete_images(session: Session, images: Select[int] | Sequence[int]) -> int:
     ).all()
     session.execute(
         update(Embedding)
-        .where(Embedding.image_id.in_(ids))
+        .where(Embedding.id.in_(in_order(Embedding.image_id.in_(ids))))
         .values(
             state=EmbeddingState.DELETING,
             lease=None,
@@ -111,18 +112,16 @@ def keep_orphans(session: Session, hashes: Select[str | None] | Collection[str])
 
 def may_be_written(session: Session, index_id: int) -> bool:
     """Whether a worker that claimed rows of the index may still write to its collection."""
-    return bool(
-        session.scalar(
-            select(Embedding.id)
-            .where(
-                Embedding.index_id == index_id,
-                # Of a row that was deleted in a worker's hands `lease_until` is still that of the lease.
-                Embedding.state.in_([EmbeddingState.LEASED, EmbeddingState.DELETING]),
-                Embedding.lease_until > now() - WRITE_MARGIN,
-            )
-            .limit(1)
-        )
+    held = (
+        select(Embedding.id)
+        .where(Embedding.index_id == index_id, Embedding.lease_until > now() - WRITE_MARGIN)
+        .limit(1)
     )
+    # A row may be put back to pending while it is refreshed; of one that was deleted in a worker's hands `lease_until`
+    # is still that of the lease.
+    in_hands = [EmbeddingState.LEASED, EmbeddingState.PENDING, EmbeddingState.DELETING]
+    queries = (held.where(Embedding.state.in_(in_hands)), held.where(stale()).order_by(Embedding.id))
+    return any(session.scalar(query) is not None for query in queries)
 
 
 def clear_index(session: Session, index_id: int, limit: int) -> int:

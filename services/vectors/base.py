@@ -97,8 +97,8 @@ class VectorStore(Protocol):
     ) -> list[list[Hit]]:
         """The nearest neighbours of each of vectors (q, d), best first, equal scores by id.
 
-        With a condition that few vectors meet, an approximate index may find fewer of them than there are; among
-        given ids all are found.
+        Among many vectors an approximate index may miss a few, and with a condition or more than some 1,000 ids a
+        few more. Where `limit` is at least the number of ids, all of them are found.
 
         Args:
             among: only these ids.

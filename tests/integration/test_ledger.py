@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import random
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from services.bootstrap import migrate
-from services.catalog import catalogs, entries, indexes, items, jobs, ledger, removal
+from services.catalog import catalogs, comparison, entries, indexes, items, jobs, ledger, removal, revisions
 from services.catalog.catalogs import lock_exclusive, lock_shared
 from services.catalog.database import Database, now
 from services.catalog.items import ItemFields, Picture
 from services.catalog.ledger import Lease
-from services.catalog.models import Catalog, Embedding, EncoderRow, Image, Job, JobEntry, OrphanBlob
+from services.catalog.models import Catalog, Embedding, EncoderRow, Image, IndexRow, Job, JobEntry, OrphanBlob
 from services.catalog.states import EmbeddingState, EntryState, IndexState, Priority
+from services.catalog.turns import Turn, turns
 
 MINUTE = timedelta(minutes=1)
 
@@ -72,7 +77,8 @@ def end_leases(database: Database) -> None:
 
 def mark(database: Database, lease: Lease) -> set[int]:
     with database.transaction() as session:
-        return ledger.mark_indexed(session, lease, [c.embedding_id for c in lease.claims])
+        described = revisions.described(session, [c.embedding_id for c in lease.claims])
+        return ledger.mark_indexed(session, lease, {one: of.rev for one, of in described.items()})
 
 
 def states(database: Database, index_id: int = 1) -> dict[str, int]:
@@ -122,8 +128,8 @@ def test_the_later_of_two_holders_marks_and_the_earlier_does_not(database: Datab
 
     assert mark(database, slow) == set()
     assert len(mark(database, quick)) == 2
-    with database.reading() as session:
-        assert ledger.abandoned(session, slow, {c.embedding_id for c in slow.claims}) == []
+    with database.transaction() as session:
+        assert ledger.lost(session, slow, {c.embedding_id for c in slow.claims}) == []
 
 
 def test_a_deleted_image_is_the_abandoned_one(database: Database) -> None:
@@ -135,8 +141,8 @@ def test_a_deleted_image_is_the_abandoned_one(database: Database) -> None:
     marked = mark(database, lease)
 
     lost = {c.embedding_id for c in lease.claims} - marked
-    with database.reading() as session:
-        assert ledger.abandoned(session, lease, lost) == [deleted]
+    with database.transaction() as session:
+        assert ledger.lost(session, lease, lost) == [deleted]
     assert row(database, kept).state == EmbeddingState.INDEXED
 
 
@@ -219,7 +225,7 @@ def test_the_live_index_comes_before_a_building_one(database: Database) -> None:
     add_images(database, 1)
 
     with database.reading() as session:
-        assert ledger.indexes_with_work(session) == [1, building]
+        assert turns(session) == [Turn(1, refreshes=False), Turn(building, refreshes=False)]
 
 
 def test_uploads_racing_the_start_of_a_reindex_all_get_a_row_in_it(database: Database) -> None:
@@ -408,3 +414,423 @@ def test_two_that_each_drop_a_row_of_an_image_do_not_leave_it_behind(database: D
     with database.reading() as session:
         assert session.scalars(select(Image.id)).all() == []
         assert len(session.scalars(select(OrphanBlob.sha256)).all()) == 20
+
+
+# -- what filters see: changed items, and rows whose vectors are refreshed
+
+
+def indexed_images(database: Database, count: int) -> list[int]:
+    images = add_images(database, count)
+    mark(database, claimed(database, limit=count))
+    return images
+
+
+def change(database: Database, *numbers: int, **fields: Any) -> None:
+    with database.transaction() as session:
+        items.upsert(session, 1, [ItemFields(f"item-{number}", **fields) for number in numbers])
+
+
+def claim_stale(database: Database, index_id: int = 1, limit: int = 10, lease: timedelta = MINUTE) -> Lease | None:
+    with database.transaction() as session:
+        return revisions.claim(session, index_id, limit=limit, lease=lease)
+
+
+def claimed_stale(database: Database, **options: int) -> Lease:
+    lease = claim_stale(database, **options)
+    assert lease is not None
+    return lease
+
+
+def read(database: Database, lease: Lease) -> dict[int, int]:
+    """The versions of what a worker is about to write."""
+    with database.reading() as session:
+        described = revisions.described(session, [c.embedding_id for c in lease.claims])
+    return {one: of.rev for one, of in described.items()}
+
+
+def mark_refreshed(database: Database, lease: Lease, revs: dict[int, int]) -> set[int]:
+    with database.transaction() as session:
+        return revisions.mark(session, lease, revs)
+
+
+def lose(database: Database, lease: Lease) -> list[int]:
+    with database.transaction() as session:
+        return ledger.lost(session, lease, {c.embedding_id for c in lease.claims})
+
+
+def stale(database: Database) -> list[int]:
+    """The images whose vectors are to be refreshed."""
+    with database.reading() as session:
+        return list(session.scalars(select(Embedding.image_id).where(revisions.stale()).order_by(Embedding.image_id)))
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"title": "New"},
+    {"url": "https://shop.example/new"},
+    {"attributes": {"price": 2}},
+    {"attributes": {"price": True}},
+    {"attributes": {"price": 1, "size": None}},
+]
+
+
+@pytest.mark.parametrize("fields", CHANGES)
+def test_only_what_really_changed_is_refreshed(database: Database, fields: dict[str, Any]) -> None:
+    first, second, _ = indexed_images(database, 3)
+    change(database, 0, 1, 2, attributes={"price": 1}, title="Old")
+    while (lease := claim_stale(database)) is not None:
+        mark_refreshed(database, lease, read(database, lease))
+    change(database, 0, 1, 2, attributes={"price": 1}, title="Old")
+    assert stale(database) == []
+
+    change(database, 0, 1, **fields)
+    change(database, 99, **fields)
+
+    assert stale(database) == [first, second]
+    with database.reading() as session:
+        item = items.get(session, 1, "item-0")
+        assert {name: getattr(item, name) for name in fields} == fields
+        assert json.dumps(item.attributes) == json.dumps(fields.get("attributes", {"price": 1}))
+
+
+def test_a_change_before_the_read_is_written_and_one_after_it_is_refreshed(database: Database) -> None:
+    add_images(database, 2)
+    lease = claimed(database)
+    change(database, 0, title="before the read")
+    revs = read(database, lease)
+    change(database, 1, title="after the read")
+    with database.transaction() as session:
+        assert len(ledger.mark_indexed(session, lease, revs)) == 2
+
+    refresh = claimed_stale(database)
+    assert [c.image_id for c in refresh.claims] == [lease.claims[1].image_id]
+    revs = read(database, refresh)
+    change(database, 1, title="after this read too")
+    assert len(mark_refreshed(database, refresh, revs)) == 1
+
+    last = claimed_stale(database)
+    assert len(mark_refreshed(database, last, read(database, last))) == 1
+    assert claim_stale(database) is None
+    assert stale(database) == []
+
+
+def test_a_row_is_searchable_while_it_is_refreshed_and_costs_no_attempt(database: Database) -> None:
+    (image,) = indexed_images(database, 1)
+    change(database, 0, title="New")
+    before = row(database, image)
+
+    lease = claimed_stale(database)
+
+    with database.reading() as session:
+        assert ledger.searchable(session, [image]) == {image}
+    assert claim(database) is None, "nobody encodes it"
+    mark_refreshed(database, lease, read(database, lease))
+    after = row(database, image)
+    assert (after.state, after.attempts, after.lease, after.lease_until) == ("indexed", before.attempts, None, None)
+
+
+def test_eight_refreshers_at_once_claim_every_row_exactly_once(database: Database) -> None:
+    images = indexed_images(database, 60)
+    change(database, *range(60), title="New")
+    together = threading.Barrier(8)
+
+    def work(_: int) -> list[int]:
+        together.wait()
+        mine: list[int] = []
+        while (lease := claim_stale(database, limit=7)) is not None:
+            mine += [c.image_id for c in lease.claims]
+            assert len(mark_refreshed(database, lease, read(database, lease))) == len(lease.claims)
+        return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [image for mine in pool.map(work, range(8)) for image in mine]
+
+    assert sorted(taken) == images
+
+
+def test_a_row_of_a_refresher_that_died_is_claimable_when_its_lease_ends(database: Database) -> None:
+    (image,) = indexed_images(database, 1)
+    change(database, 0, title="New")
+    claimed_stale(database)
+    assert claim_stale(database) is None
+
+    end_leases(database)
+
+    assert [c.image_id for c in claimed_stale(database).claims] == [image]
+
+
+def test_what_two_have_written_is_written_once_more(database: Database) -> None:
+    (image,) = indexed_images(database, 1)
+    change(database, 0, title="New")
+    slow = claimed_stale(database)
+    revs = read(database, slow)
+    end_leases(database)
+    change(database, 0, title="Newer")
+    quick = claimed_stale(database)
+    assert len(mark_refreshed(database, quick, read(database, quick))) == 1
+    assert stale(database) == []
+
+    assert mark_refreshed(database, slow, revs) == set()
+    assert lose(database, slow) == []
+
+    assert stale(database) == [image]
+
+
+def test_what_a_slow_worker_has_embedded_after_the_next_one_is_refreshed(database: Database) -> None:
+    (image,) = add_images(database, 1)
+    slow = claimed(database)
+    end_leases(database)
+    mark(database, claimed(database))
+
+    assert mark(database, slow) == set()
+    assert lose(database, slow) == []
+
+    assert stale(database) == [image]
+
+
+def test_a_delete_waits_for_the_lease_of_a_refresh(database: Database) -> None:
+    refreshed, given_back, _idle = indexed_images(database, 3)
+    change(database, 0, title="New")
+    lease = claimed_stale(database)
+    change(database, 1, title="New")
+    away = claimed_stale(database)
+    with database.transaction() as session:
+        revisions.give_back(session, away)
+        removal.delete_images(session, select(Image.id))
+        first = removal.deletable(session, 10)
+
+    assert first is not None
+    assert {refreshed, given_back}.isdisjoint(first.image_ids)
+    assert mark_refreshed(database, lease, {c.embedding_id: 1 for c in lease.claims}) == set()
+    assert lose(database, lease) == [refreshed]
+    end_leases(database)
+    with database.reading() as session:
+        deletion = removal.deletable(session, 10)
+    assert deletion is not None
+    assert {refreshed, given_back} < set(deletion.image_ids)
+
+
+def test_rows_that_were_given_back_are_claimable_at_once(database: Database) -> None:
+    indexed_images(database, 2)
+    change(database, 0, 1, title="New")
+    lease = claimed_stale(database)
+    with database.transaction() as session:
+        revisions.give_back(session, lease)
+
+    assert len(claimed_stale(database).claims) == 2
+
+
+def test_a_row_without_a_vector_is_embedded_again(database: Database) -> None:
+    there, absent = indexed_images(database, 2)
+    change(database, 0, 1, title="New")
+    lease = claimed_stale(database)
+    revs = read(database, lease)
+    gone = next(c.embedding_id for c in lease.claims if c.image_id == absent)
+    with database.transaction() as session:
+        assert revisions.put_back(session, lease, [gone]) == {gone}
+    mark_refreshed(database, lease, revs)
+
+    assert (row(database, there).state, row(database, absent).state) == ("indexed", "pending")
+    assert row(database, absent).attempts == 0
+    mark(database, claimed(database))
+    assert stale(database) == []
+
+
+def test_an_audit_may_put_a_row_back_while_it_is_refreshed(database: Database) -> None:
+    (image,) = indexed_images(database, 1)
+    change(database, 0, title="New")
+    lease = claimed_stale(database)
+    known = row(database, image)
+    with database.transaction() as session:
+        comparison.put_back(session, [comparison.Row(image, known.id, known.state, known.updated_at)])
+
+    with database.reading() as session:
+        assert removal.may_be_written(session, 1)
+    assert mark_refreshed(database, lease, read(database, lease)) == set()
+    assert lose(database, lease) == []
+
+    assert row(database, image).state == EmbeddingState.PENDING
+    mark(database, claimed(database))
+    assert row(database, image).state == EmbeddingState.INDEXED
+
+
+def test_a_retired_index_is_kept_as_long_as_it_is_refreshed(database: Database) -> None:
+    with database.transaction() as session:
+        standby = indexes.create(session, 1, 2, IndexState.STANDBY, None).id
+    add_images(database, 2)
+    mark(database, claimed(database))
+    mark(database, claimed(database, index_id=standby))
+    change(database, 0, title="New")
+    claimed_stale(database, index_id=standby)
+    with database.transaction() as session:
+        session.execute(update(IndexRow).where(IndexRow.id == standby).values(state=IndexState.RETIRED))
+
+    with database.reading() as session:
+        assert removal.may_be_written(session, standby)
+        assert not removal.may_be_written(session, 1)
+    end_leases(database)
+    with database.reading() as session:
+        assert not removal.may_be_written(session, standby)
+        assert turns(session) == [Turn(1, refreshes=True)], "nobody refreshes a retired index"
+
+
+def test_building_and_standby_indexes_are_refreshed_after_the_live_one(database: Database) -> None:
+    with database.transaction() as session:
+        others = [indexes.create(session, 1, 2, state, None).id for state in (IndexState.BUILDING, IndexState.STANDBY)]
+    add_images(database, 1)
+    for index_id in (1, *others):
+        mark(database, claimed(database, index_id=index_id))
+    change(database, 0, title="New")
+    with database.transaction() as session:
+        session.execute(update(IndexRow).values(claimed_at=None))
+        assert turns(session) == [Turn(index_id, refreshes=True) for index_id in (1, *others)]
+
+    for index_id in others:
+        lease = claimed_stale(database, index_id=index_id)
+        assert len(mark_refreshed(database, lease, read(database, lease))) == 1
+    with database.reading() as session:
+        assert turns(session) == [Turn(1, refreshes=True)]
+
+
+def test_a_refresh_comes_after_uploads_and_before_imports(database: Database) -> None:
+    indexed_images(database, 1)
+    change(database, 0, title="New")
+    with database.transaction() as session:
+        second = Catalog(name="second")
+        session.add(second)
+        session.flush()
+        other = indexes.create(session, second.id, 1, IndexState.LIVE, None).id
+        second.live_index_id = other
+        pks = items.upsert(session, second.id, [ItemFields("a")])
+        ((image, _),) = items.add_images(session, second.id, [(pks["a"], Picture("s", "jpeg", "image/jpeg", 1, 1, 1))])
+        ledger.open_rows(session, [image], second.id, Priority.UPLOAD)
+        assert turns(session) == [Turn(other, refreshes=False), Turn(1, refreshes=True)]
+        session.execute(update(Embedding).values(priority=Priority.IMPORT))
+        assert turns(session) == [Turn(1, refreshes=True), Turn(other, refreshes=False)]
+
+
+def test_a_row_made_while_its_item_is_changed_is_written_as_it_is_afterwards(database: Database) -> None:
+    add_images(database, 1)
+    with database.transaction() as session:
+        building = indexes.create(session, 1, 2, IndexState.BUILDING, None).id
+    changed, about_to_read = threading.Event(), threading.Event()
+
+    def change_slowly() -> None:
+        with database.transaction() as session:
+            items.upsert(session, 1, [ItemFields("item-0", title="New")])
+            session.flush()
+            changed.set()
+            about_to_read.wait(0.5)  # in vain on SQLite, where the backfill waits for the end of this
+            time.sleep(0.1)
+
+    def backfill_and_read() -> str | None:
+        changed.wait()
+        with database.transaction() as session:
+            index = indexes.get(session, building)
+            assert index is not None
+            indexes.backfill(session, index, 10)
+        lease = claimed(database, index_id=building)
+        about_to_read.set()
+        with database.reading() as session:
+            (described,) = revisions.described(session, [c.embedding_id for c in lease.claims]).values()
+        return described.item.title
+
+    with ThreadPoolExecutor(2) as pool:
+        changing, reading = pool.submit(change_slowly), pool.submit(backfill_and_read)
+        assert reading.result() == "New"
+        changing.result()
+
+
+def test_whatever_races_the_vectors_hold_what_the_items_say_in_the_end(database: Database) -> None:
+    """Changes, deletes and workers, of which some are slow and some die; the vector store is a dictionary."""
+    vectors: dict[int, Any] = {}
+    images = add_images(database, 24)
+    with database.transaction() as session:
+        for number in range(0, 24, 2):  # some items have two pictures
+            pk = items.get(session, 1, f"item-{number}").id
+            ((image, _),) = items.add_images(
+                session, 1, [(pk, Picture(f"more-{number}", "jpeg", "image/jpeg", 1, 1, 1))]
+            )
+            ledger.open_rows(session, [image], 1, Priority.IMPORT)
+            images.append(image)
+    prices = itertools.count()
+    stop = threading.Event()
+
+    def write(lease: Lease, refreshes: bool, rng: random.Random) -> None:
+        with database.reading() as session:
+            described = revisions.described(session, [c.embedding_id for c in lease.claims])
+        stop.wait(rng.choice([0, 0, 0.03]))
+        for c in lease.claims:
+            if c.embedding_id in described:
+                vectors[c.image_id] = described[c.embedding_id].item.attributes.get("price")
+        revs = {one: of.rev for one, of in described.items()}
+        if rng.random() < 0.1:  # it dies, and its lease ends at last
+            with database.transaction() as session:
+                ended = now() - timedelta(hours=1)
+                session.execute(update(Embedding).where(Embedding.lease == lease.token).values(lease_until=ended))
+            return
+        with database.transaction() as session:
+            marked = (revisions.mark if refreshes else ledger.mark_indexed)(session, lease, revs)
+            abandoned = ledger.lost(session, lease, {c.embedding_id for c in lease.claims} - marked)
+        for image in abandoned:
+            vectors.pop(image, None)
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        while not stop.is_set():
+            refreshes = rng.random() < 0.5
+            lasts = rng.choice([MINUTE, MINUTE, timedelta(milliseconds=5)])
+            lease = (claim_stale if refreshes else claim_often)(database, limit=5, lease=lasts)
+            if lease is None:
+                stop.wait(0.005)
+            else:
+                write(lease, refreshes, rng)
+
+    def claim_often(database: Database, limit: int, lease: timedelta) -> Lease | None:
+        with database.transaction() as session:
+            ledger.recover(session, 1, max_attempts=1000)
+            return ledger.claim(session, 1, limit=limit, lease=lease)
+
+    def reprice(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(30):
+            with database.transaction() as session:
+                some = [ItemFields(f"item-{n}", attributes={"price": next(prices)}) for n in rng.sample(range(24), 5)]
+                items.upsert(session, 1, some)
+
+    def delete(dead: list[int]) -> None:
+        for image in dead:
+            stop.wait(0.05)
+            with database.transaction() as session:
+                removal.lock_items(session, [image])
+                removal.delete_images(session, [image])
+
+    with ThreadPoolExecutor(6) as pool:
+        workers = [pool.submit(work, seed) for seed in range(3)]
+        others = [pool.submit(reprice, 10), pool.submit(reprice, 11), pool.submit(delete, images[-4:])]
+        try:
+            for future in others:
+                future.result()
+        finally:
+            stop.set()
+        for future in workers:
+            future.result()
+
+    end_leases(database)
+    rng = random.Random(0)
+    rng.random = lambda: 1.0  # type: ignore[method-assign] # nobody dies any more
+    while (lease := claim_often(database, 50, MINUTE)) is not None:
+        write(lease, False, rng)
+    while (lease := claim_stale(database, limit=50)) is not None:
+        write(lease, True, rng)
+    with database.transaction() as session:
+        while (deletion := removal.deletable(session, 50)) is not None:
+            for image in deletion.image_ids:
+                vectors.pop(image, None)
+            removal.forget(session, deletion)
+        expected = {
+            image.id: image.item.attributes.get("price") for image in session.scalars(select(Image)) if image.item
+        }
+    assert stale(database) == []
+    assert set(states(database)) == {"indexed"}
+    assert vectors == expected
+    assert len(expected) == 32

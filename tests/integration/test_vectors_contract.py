@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pymilvus import MilvusClient
+from pymilvus import DataType, MilvusClient
 
 from services.errors import ConfigurationError, Conflict, NotFound, Unavailable
 from services.vectors import milvus
-from services.vectors.base import MAX_DIMENSION, MAX_LIMIT, Vectors, VectorStore
+from services.vectors.base import MAX_DIMENSION, MAX_LIMIT, Hit, Vectors, VectorStore
+from services.vectors.conditions import MAX_TOKENS, All, Bound, Compare, Condition, Facets, HasAny, HasNot
+from services.vectors.conditions import Any as AnyOf
 from services.vectors.milvus import MilvusStore
 from tests.conftest import server_directory
 from tests.servers import Server, free_ports, milvus_lite_server, running, wait_until
@@ -388,6 +392,146 @@ def test_the_index_finds_the_nearest(milvus_uri: str) -> None:
         assert client.describe_index(collection, "vector")["index_type"] == "HNSW"
         assert recall_at_10(store, collection, clustered_vectors(100, 64, seed=1), vectors) >= 0.99
         store.drop(collection)
+
+
+# -- searches with a condition
+
+
+def found(hits: list[list[Hit]]) -> set[int]:
+    return {hit.id for hit in hits[0]}
+
+
+def test_among_ids_only_these_are_found_however_many_there_are(
+    vector_store: VectorStore, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [*range(3, 90, 2), 1000, 3]
+    expected = vector_store.search(library, LIBRARY[:3], 100, strong=True)
+
+    def among(limit: int) -> list[list[Hit]]:
+        return vector_store.search(library, LIBRARY[:3], limit, strong=True, among=wanted)
+
+    assert among(100) == [[hit for hit in hits if hit.id in wanted] for hits in expected]
+    monkeypatch.setattr(milvus, "MESSAGE_IDS", 7)
+    assert among(100) == [[hit for hit in hits if hit.id in wanted] for hits in expected]
+    assert [len(hits) for hits in among(5)] == [5, 5, 5]
+    assert vector_store.search(library, LIBRARY[:3], 5, among=[]) == [[], [], []]
+
+
+def test_facets_are_left_alone_where_nothing_can_be_filtered_by_them(milvus_lite_uri: str) -> None:
+    with closing(MilvusStore(milvus_lite_uri)) as store:
+        store.create("test_lite", DIMENSION)
+        assert not store.filters("test_lite")
+        store.upsert("test_lite", [1], LIBRARY[:1], [Facets(frozenset({1}), {2: 3.0})])
+        assert store.present("test_lite", [1], strong=True) == {1}
+        with pytest.raises(ValueError, match="no facets"):
+            store.search("test_lite", LIBRARY[:1], 1, where=HasAny((1,)))
+        store.drop("test_lite")
+
+
+LAST = 2**62 - 1
+NUMBERS = [0.0, -0.0, 1.5, -1.5, 19.99, 0.1, 5e-324, -5e-324, 1.7976931348623157e308, -1.7976931348623157e308, 2.0**53]
+NUMBERS += [1e16, 1e22, 123456789012345678.0, 1e-7, 1763750000.123456]
+PRICE, SIZE = 7, 2**62
+FACETS = [
+    *(Facets(frozenset({1, 100 + row, LAST - row}), {PRICE: number}) for row, number in enumerate(NUMBERS)),
+    Facets(frozenset({2, 2**62}), {SIZE: 42.0}),
+    Facets(
+        frozenset(range(1000, 1000 + MAX_TOKENS)), {2**61 + n: -1.7976931348623157e308 for n in range(MAX_TOKENS // 3)}
+    ),
+    Facets(),
+]
+OTHER, FULL, BARE = range(len(NUMBERS), len(FACETS))
+
+
+@pytest.fixture(scope="module")
+def shelf(milvus_uri: str) -> Iterator[tuple[MilvusStore, str]]:
+    """A collection on the real Milvus with a vector for each of FACETS."""
+    with closing(MilvusStore(milvus_uri)) as store:
+        store.create("test_shelf", DIMENSION)
+        store.upsert("test_shelf", range(len(FACETS)), LIBRARY[: len(FACETS)], FACETS)
+        store.barrier("test_shelf")
+        yield store, "test_shelf"
+        store.drop("test_shelf")
+
+
+EVERY = set(range(len(FACETS)))
+PRICED = set(range(len(NUMBERS)))
+CONDITIONS: list[tuple[Condition, set[int]]] = [
+    (HasAny((1,)), PRICED),
+    (HasAny((2**62,)), {OTHER}),
+    (HasAny((LAST, 103, 5)), {0, 3}),
+    (HasAny((1000 + MAX_TOKENS - 1,)), {FULL}),
+    (HasNot((1,)), {OTHER, FULL, BARE}),
+    (HasNot((1, 2**62, 1000)), {BARE}),
+    (HasNot((5,)), EVERY),
+    (Compare(SIZE, ">=", 42.0), {OTHER}),
+    (Compare(SIZE, "<", 42.0), set()),
+    (Compare(2**61, "<", 0), {FULL}),
+    (All((HasAny((1,)), Compare(PRICE, ">", 1.0), Compare(PRICE, "<=", 19.99))), {2, 4}),
+    (AnyOf((HasAny((2,)), Compare(PRICE, "<", -1.0))), {OTHER, 3, 9}),
+    (AnyOf((HasNot((1,)), All((HasNot((100,)), Compare(PRICE, "<=", 0.0))))), {OTHER, FULL, BARE, 1, 3, 7, 9}),
+    (All((HasNot((2,)),)), EVERY - {OTHER}),
+    (AnyOf(tuple(HasAny((100 + n,)) for n in range(300))), PRICED),
+    (All(tuple(AnyOf((HasAny((n,)), HasNot((n,)), Compare(n, ">", 0.5))) for n in range(100))), EVERY),
+    (AnyOf((HasAny(tuple(range(2**61, 2**61 + 10_000))), HasAny((2,)))), {OTHER}),
+]
+
+
+@pytest.mark.milvus
+@pytest.mark.parametrize(("where", "expected"), CONDITIONS)
+def test_what_meets_a_condition_is_found(shelf: tuple[MilvusStore, str], where: Condition, expected: set[int]) -> None:
+    store, shelf_name = shelf
+    assert store.filters(shelf_name)
+    assert found(store.search(shelf_name, LIBRARY[:1], 100, where=where)) == expected
+    assert found(store.search(shelf_name, LIBRARY[:1], 100, where=where, among=range(10))) == expected & set(range(10))
+
+
+@pytest.mark.milvus
+@pytest.mark.parametrize("bound", ["<", "<=", ">", ">="])
+def test_numbers_are_compared_to_the_last_bit(shelf: tuple[MilvusStore, str], bound: Bound) -> None:
+    store, shelf_name = shelf
+    compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}[bound]
+    for value in [*NUMBERS, math.nextafter(19.99, 0), math.nextafter(1e22, 0)]:
+        expected = {row for row, number in enumerate(NUMBERS) if compare(number, value)}
+        assert found(store.search(shelf_name, LIBRARY[:1], 100, where=Compare(PRICE, bound, value))) == expected, value
+
+
+@pytest.mark.milvus
+def test_an_upsert_replaces_facets_too(shelf: tuple[MilvusStore, str]) -> None:
+    store, _ = shelf
+    store.create("test_replaced", DIMENSION)
+    store.upsert("test_replaced", [1, 2], LIBRARY[:2], [Facets(frozenset({5}), {6: 1.0})] * 2)
+    store.upsert("test_replaced", [1, 1], LIBRARY[:2], [Facets(frozenset({5})), Facets(frozenset({8}), {6: 2.0})])
+    assert found(store.search("test_replaced", LIBRARY[:1], 9, strong=True, where=HasAny((5,)))) == {2}
+    assert found(store.search("test_replaced", LIBRARY[:1], 9, strong=True, where=Compare(6, ">", 1.0))) == {1}
+    with pytest.raises(ValueError, match="1 facets for 2 vectors"):
+        store.upsert("test_replaced", [1, 2], LIBRARY[:2], [Facets()])
+    store.drop("test_replaced")
+
+
+@pytest.mark.milvus
+def test_a_collection_from_before_there_were_facets_is_written_to_and_searched(milvus_uri: str) -> None:
+    with closing(MilvusStore(milvus_uri)) as store, closing(MilvusClient(milvus_uri, dedicated=True)) as client:
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIMENSION)
+        client.create_collection("test_old", schema=schema)
+        store.create("test_old", DIMENSION)
+        assert not store.filters("test_old")
+        store.upsert("test_old", [1, 2], LIBRARY[:2], [Facets(frozenset({1}), {2: 3.0})] * 2)
+        assert found(store.search("test_old", LIBRARY[:1], 9, strong=True, among=[2, 3])) == {2}
+        with pytest.raises(ValueError, match="no facets"):
+            store.search("test_old", LIBRARY[:1], 1, where=HasAny((1,)))
+
+        # Another process drops it and makes it anew: this store notices at the first write that is refused.
+        with closing(MilvusStore(milvus_uri)) as other:
+            other.drop("test_old")
+            other.create("test_old", DIMENSION)
+        with suppress(Unavailable):
+            store.upsert("test_old", [1], LIBRARY[:1], [Facets(frozenset({1}))])
+        store.upsert("test_old", [1], LIBRARY[:1], [Facets(frozenset({1}))])
+        assert found(store.search("test_old", LIBRARY[:1], 9, strong=True, where=HasAny((1,)))) == {1}
+        store.drop("test_old")
 
 
 # -- servers that are not there

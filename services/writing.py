@@ -1,0 +1,50 @@
+"""Writing vectors with what filters see of their items, and what becomes of rows that were lost meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from services.catalog import ledger, revisions
+from services.catalog.ledger import Claim, Lease
+from services.catalog.revisions import Described
+from services.facets import facets_of
+from services.vectors.base import Vectors
+from services.vectors.conditions import Facets
+from services.wiring import Services
+
+
+def describe(services: Services, claims: Sequence[Claim]) -> dict[int, Described]:
+    """What filters are to see of each, by embedding id; read this just before a write."""
+    with services.database.reading() as session:
+        return revisions.described(session, [claim.embedding_id for claim in claims])
+
+
+def upsert(
+    services: Services,
+    collection: str,
+    claims: Sequence[Claim],
+    vectors: Vectors,
+    described: Mapping[int, Described],
+) -> None:
+    """Write vectors (n, d), each under the id of its image and with the facets of its item.
+
+    Raises:
+        NotFound: there is no such collection.
+        Unavailable: Milvus is away; what was written is not known.
+    """
+    facets = None
+    if services.vectors.filters(collection):
+        # An image without an item was deleted; its vector goes again at once.
+        items = [described.get(claim.embedding_id) for claim in claims]
+        facets = [facets_of(of.item) if of else Facets() for of in items]
+    services.vectors.upsert(collection, [claim.image_id for claim in claims], vectors, facets)
+
+
+def clean_up(services: Services, collection: str, lease: Lease, lost: Collection[int]) -> None:
+    """Heal rows whose vectors were written under a lease that no longer held them, given by embedding ids."""
+    if not lost:
+        return
+    with services.database.transaction() as session:
+        abandoned = ledger.lost(session, lease, lost)
+    if abandoned:
+        services.vectors.delete(collection, abandoned)
