@@ -21,8 +21,9 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """Everything that can be configured. Each field is the variable AKIN_<NAME IN CAPITALS>.
 
-    The four addresses may stay unset: `akin up` then runs an embedded server (Redis, Milvus Lite)
-    or uses a file under `data_dir` (SQLite, blobs).
+    The five addresses may stay unset: `akin up` then runs an embedded server (Redis for the queue, another as the
+    cache, Milvus Lite) or uses a file under `data_dir` (SQLite, blobs). A configured `redis_url` is the cache too
+    unless `cache_url` names another, which production should have: a queue must drop nothing, a cache must.
     """
 
     model_config = SettingsConfigDict(env_prefix="AKIN_", frozen=True, extra="forbid")
@@ -91,6 +92,18 @@ class Settings(BaseSettings):
     query_queue: Positive = Field(64, description="queries that may wait to be encoded")
     query_batch: Positive = Field(16, description="queries encoded together")
     query_deadline: Seconds = Field(5.0, description="seconds until a query is given up")
+
+    cache_memory: int = Field(
+        64 * MEGABYTE, ge=8 * MEGABYTE, description="bytes of memory of the cache that `akin up` starts"
+    )
+
+    widget_rate: int = Field(
+        300, ge=0, description="requests a minute that a visitor may make with a publishable key; 0 any number"
+    )
+    event_days: int = Field(0, ge=0, description="days that what the widget reports is kept; 0 not at all")
+    proxies: int = Field(
+        0, ge=0, description="proxies before the API, whose X-Forwarded-For, -Proto and -Host are believed"
+    )
 
     @field_validator("data_dir")
     @classmethod

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from services.catalog.database import Database
 from services.config import Settings, listed
@@ -49,8 +51,13 @@ class Services:
     @cached_property
     def cache(self) -> redis.Redis:
         """What may be lost at any time: frozen pages, ranked ids, vectors of queries."""
+        # One more try at once: by default a server that is gone is waited for, seconds that nobody has for a cache.
         return redis.Redis.from_url(
-            self.settings.cache, socket_connect_timeout=1, socket_timeout=2, health_check_interval=30
+            self.settings.cache,
+            socket_connect_timeout=1,
+            socket_timeout=2,
+            health_check_interval=30,
+            retry=Retry(NoBackoff(), 1),
         )
 
     @cached_property

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from services.config import load_settings
 from services.errors import AkinError
-from services.stack.checks import Finding, Outcome, examine
+from services.stack.checks import examine
+from services.stack.findings import Finding, Outcome
 
 STYLES = {Outcome.OK: "green", Outcome.IDLE: "yellow", Outcome.FAILED: "bold red"}
 

@@ -37,6 +37,29 @@ class Backbone(nn.Module):
         return features
 
 
+class PooledBackbone(Backbone):
+    """A backbone that pools a feature map by a layer of its own.
+
+    Args:
+        pooling: the name of that layer in the body.
+    """
+
+    def __init__(self, body: nn.Module, head: tuple[str, ...], pooling: str) -> None:
+        super().__init__(body, head)
+        self.pooling = pooling
+
+    def cells(self, pictures: Tensor) -> Tensor:
+        """What is pooled: (n, channels, h, w)."""
+        seen: list[Tensor] = []
+        layer = self.body.get_submodule(self.pooling)
+        watching = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.body(pictures)
+        finally:
+            watching.remove()
+        return seen[0]
+
+
 def torchvision_backbone(model: str) -> Backbone:
     """A classifier of torchvision without its last linear layer.
 
@@ -55,7 +78,7 @@ def torchvision_backbone(model: str) -> Backbone:
     head = linear[-1]
     parent, _, name = head.rpartition(".")
     setattr(body.get_submodule(parent), name, nn.Identity())
-    return Backbone(body, (f"{head}.",))
+    return _with_cells(body, (f"{head}.",))
 
 
 def timm_backbone(model: str) -> Backbone:
@@ -70,7 +93,17 @@ def timm_backbone(model: str) -> Backbone:
     body = timm.create_model(model, pretrained=False, num_classes=0)
     classifier = body.pretrained_cfg.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return Backbone(body, tuple(f"{name}." for name in names))
+    return _with_cells(body, tuple(f"{name}." for name in names))
+
+
+def _with_cells(body: nn.Module, head: tuple[str, ...]) -> Backbone:
+    """The backbone of a body, which has cells where a layer pools a map of channels, rows and columns."""
+    layers = dict(body.named_modules())
+    pooling = next((name for name in ("avgpool", "global_pool", "head.global_pool") if name in layers), None)
+    # Some of timm's transformers pool maps whose channels come last.
+    if pooling is None or getattr(layers.get("head"), "input_fmt", "NCHW") != "NCHW":
+        return Backbone(body, head)
+    return PooledBackbone(body, head, pooling)
 
 
 class ClipEncoder(nn.Module):

@@ -37,6 +37,13 @@ class Pool(nn.Module):
             return features.float().clamp(min=1e-6).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
         return adaptive_avg_pool2d(features, self.side).flatten(1)
 
+    def within(self, features: Tensor, sides: tuple[int, int]) -> Tensor:
+        """Pool (n, c, h, w) within the cells of a grid instead of as a whole: (n, c, *sides)."""
+        if self.kind == "gem":
+            powers = features.float().clamp(min=1e-6).pow(self.p)
+            return adaptive_avg_pool2d(powers, sides).pow(1 / self.p)
+        return adaptive_avg_pool2d(features, sides)
+
     def width(self, channels: int) -> int:
         """Numbers that a map of so many channels is pooled to."""
         return channels * self.side**2 if self.kind == "grid" else channels
@@ -60,3 +67,8 @@ class Projection(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Project (n, inputs) to (n, outputs)."""
         return (vectors.float() - self.mean) @ self.matrix.T
+
+    def of_places(self, features: Tensor) -> Tensor:
+        """Project each place of (n, inputs, h, w) to (n, outputs, h, w)."""
+        projected: Tensor = self(features.movedim(1, -1))
+        return projected.movedim(-1, 1)

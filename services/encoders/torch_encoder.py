@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from services.encoders.architectures import load
@@ -23,6 +25,8 @@ from services.errors import ConfigurationError, EncoderError
 LARGEST_BATCH = 256
 # On a CPU, layers of larger parts fall out of its caches: measured, 64 encode 1.1 to 1.3 times as fast as 256.
 LARGEST_BATCH_ON_CPU = 64
+# Sides of a grid: finer ones are averaged to this, as nobody looks at more cells and answers would grow with them.
+LARGEST_GRID = 16
 # Pictures of a part times pixels of one: what the layers of a network keep of a batch has to fit into memory.
 LARGEST_PIXELS = 2**22
 
@@ -57,7 +61,21 @@ class TorchEncoder:
 
     def encode(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode (n, size, size, 3) uint8 into (n, dimension) unit rows; see `Encoder.encode`."""
-        return self._run(self.network, batch, self.manifest.dimension)
+        return self._run(lambda pictures: to_unit_rows(self.network(pictures).float()), batch, self.manifest.dimension)
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether the network has features of places, which `grid` gives."""
+        return hasattr(self.network, "cells")
+
+    def grid(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Features of (n, size, size, 3) uint8 by place, (n, rows, columns, channels); see `Encoder.grid`."""
+        if not self.has_grid:
+            raise EncoderError(
+                f"{self.manifest.ref} has no grid: its network, {self.manifest.architecture}, gives none"
+            )
+        rows = self._run(lambda pictures: self._cells(pictures).flatten(1), batch, math.prod(self._grid_shape))
+        return rows.reshape(len(batch), *self._grid_shape)
 
     def encode_flattened(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode (n, size, size, 3) uint8 into unit rows of the network's last feature map, before it is pooled.
@@ -72,7 +90,11 @@ class TorchEncoder:
                 f"{self.manifest.ref} has no flattened code: its network, {self.manifest.architecture}, pools nothing, "
                 "or pools inside of a library's code"
             )
-        return self._run(lambda pictures: feature_map(pictures).flatten(1), batch, self._flattened_width)
+
+        def flattened(pictures: Tensor) -> Tensor:
+            return to_unit_rows(feature_map(pictures).flatten(1).float())
+
+        return self._run(flattened, batch, self._flattened_width)
 
     def encode_text(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Encode sentences into (n, dimension) unit rows, in the space of the pictures they describe.
@@ -90,6 +112,17 @@ class TorchEncoder:
                 rows[part] = to_unit_rows(codes.float()).cpu().numpy()
         return rows
 
+    def _cells(self, pictures: Tensor) -> Tensor:
+        cells: Tensor = self.network.cells(pictures).float()
+        rows, columns = (math.ceil(side / math.ceil(side / LARGEST_GRID)) for side in cells.shape[2:])
+        return adaptive_avg_pool2d(cells, (rows, columns)).permute(0, 2, 3, 1)
+
+    @cached_property
+    def _grid_shape(self) -> tuple[int, ...]:
+        size = self.manifest.preprocessing.size
+        with self._turn, torch.inference_mode():
+            return tuple(self._cells(torch.zeros(1, 3, size, size, device=self.device)).shape[1:])
+
     @cached_property
     def _flattened_width(self) -> int:
         size = self.manifest.preprocessing.size
@@ -104,12 +137,11 @@ class TorchEncoder:
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (size, size, 3):
             raise ValueError(f"expected uint8 (n, {size}, {size}, 3), got {batch.dtype} {batch.shape}")
 
-        def encode(pictures: Tensor) -> Tensor:
-            return to_unit_rows(forward(to_input(pictures, self.manifest.preprocessing)).float())
-
         # Entered once for all parts: what it has cast of the weights is kept until it is left.
         with self._turn, torch.inference_mode(), reduced_precision(self.device):
-            return self._batches.map(encode, batch, width)
+            return self._batches.map(
+                lambda pictures: forward(to_input(pictures, self.manifest.preprocessing)), batch, width
+            )
 
 
 def largest_batch(size: int, device: torch.device) -> int:

@@ -7,18 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-import redis
 from sqlalchemy import make_url
 
 from services.config import MEGABYTE, Settings
-from services.errors import AkinError, ConfigurationError
-from services.stack.servers import find_milvus, find_redis
+from services.errors import ConfigurationError
+from services.stack.findings import Finding, Outcome, attempt, embedded, redact, what_to_do
+from services.stack.redis_checks import check_cache, check_redis
+from services.stack.servers import find_milvus
 from services.stack.state import RunState
 
 LEAST_DISK = 1024 * MEGABYTE
@@ -32,32 +29,6 @@ print(json.dumps({"version": torch.__version__, "cuda": cuda, "mps": torch.backe
 """
 
 
-class Outcome(StrEnum):
-    """How a check ended. Only `failed` keeps the service from working."""
-
-    OK = "ok"
-    IDLE = "not running"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One row of the report.
-
-    Args:
-        source: "configured", "embedded" or "this machine".
-        address: without passwords.
-        advice: what to do; empty where nothing is to be done.
-    """
-
-    part: str
-    source: str
-    address: str
-    outcome: Outcome
-    detail: str
-    advice: str = ""
-
-
 def examine(settings: Settings) -> list[Finding]:
     """Check every part that these settings name, and the running stack's where one runs."""
     state = RunState.read(settings.data_dir)
@@ -66,18 +37,11 @@ def examine(settings: Settings) -> list[Finding]:
         check_disk(settings.data_dir),
         check_database(settings),
         check_redis(settings, state),
+        check_cache(settings, state),
         check_milvus(settings, state),
         check_storage(settings),
         check_torch(settings),
     ]
-
-
-def redact(url: str) -> str:
-    """The URL without password and query, which may hold secrets."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    shown = f"{user.partition(':')[0]}{':***' if ':' in user else ''}{at}{host}"
-    return urlunsplit(parts._replace(netloc=shown, query=""))
 
 
 def check_python() -> Finding:
@@ -120,32 +84,7 @@ def check_database(settings: Settings) -> Finding:
             raise ConfigurationError(f"not at migration {wanted} of this release: `akin up` or alembic migrates it")
         return "answers, up to date"
 
-    return _attempt("database", source, address, answer, "check AKIN_DATABASE_URL and that the server runs")
-
-
-def check_redis(settings: Settings, state: RunState | None) -> Finding:
-    """PING, version and eviction policy."""
-    source = "configured" if settings.redis_url else "embedded"
-    url = settings.redis if settings.redis_url else state.redis_url if state else None
-    if url is None:
-        return _embedded("redis", lambda: str(find_redis()))
-
-    def answer() -> str:
-        with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
-            client.ping()
-            info = client.info()
-        assert isinstance(info, dict)
-        if (policy := info["maxmemory_policy"]) != "noeviction":
-            raise ConfigurationError(f"maxmemory-policy is {policy}, which drops queued work: set it to noeviction")
-        return f"answers, version {info['redis_version']}, noeviction"
-
-    return _attempt(
-        "redis",
-        source,
-        redact(url),
-        answer,
-        _advice(settings, source, "redis", "check AKIN_REDIS_URL and that the server runs"),
-    )
+    return attempt("database", source, address, answer, "check AKIN_DATABASE_URL and that the server runs")
 
 
 def check_milvus(settings: Settings, state: RunState | None) -> Finding:
@@ -153,7 +92,7 @@ def check_milvus(settings: Settings, state: RunState | None) -> Finding:
     source = "configured" if settings.milvus_uri else "embedded"
     uri = settings.milvus_uri or (state.milvus_uri if state else None)
     if uri is None:
-        return _embedded("milvus", lambda: " ".join(find_milvus()))
+        return embedded("milvus", lambda: " ".join(find_milvus()))
 
     def answer() -> str:
         from services.vectors.connection import MilvusConnection
@@ -164,12 +103,12 @@ def check_milvus(settings: Settings, state: RunState | None) -> Finding:
         finally:
             milvus.close()
 
-    return _attempt(
+    return attempt(
         "milvus",
         source,
         redact(uri),
         answer,
-        _advice(settings, source, "milvus", "check AKIN_MILVUS_URI, AKIN_MILVUS_TOKEN and the server"),
+        what_to_do(settings, source, "milvus", "check AKIN_MILVUS_URI, AKIN_MILVUS_TOKEN and the server"),
     )
 
 
@@ -185,7 +124,7 @@ def check_storage(settings: Settings) -> Finding:
         BlobStore(settings.storage).check()
         return "writes, reads and deletes"
 
-    return _attempt("storage", source, redact(settings.storage), answer, "check AKIN_STORAGE_URL and its credentials")
+    return attempt("storage", source, redact(settings.storage), answer, "check AKIN_STORAGE_URL and its credentials")
 
 
 def check_torch(settings: Settings) -> Finding:
@@ -203,31 +142,9 @@ def check_torch(settings: Settings) -> Finding:
         return f"torch {found['version']} on {device}; AKIN_DEVICE is {settings.device}"
 
     if importlib.util.find_spec("torch") is not None:
-        return _attempt("torch", "this machine", "", answer, advice)
+        return attempt("torch", "this machine", "", answer, advice)
     outcome = Outcome.FAILED if settings.redis_url is None else Outcome.IDLE
     return Finding("torch", "this machine", "", outcome, "not installed: no worker can run here", advice)
-
-
-def _embedded(part: str, find: Callable[[], str]) -> Finding:
-    """An embedded server of a stack that does not run now: what matters is that it could be started."""
-    try:
-        return Finding(part, "embedded", find(), Outcome.IDLE, "found", "`akin up` starts it")
-    except ConfigurationError as error:
-        return Finding(part, "embedded", "", Outcome.FAILED, "not found", error.detail)
-
-
-def _advice(settings: Settings, source: str, part: str, configured: str) -> str:
-    return configured if source == "configured" else f"read {settings.data_dir / 'logs' / part}.log"
-
-
-def _attempt(part: str, source: str, address: str, answer: Callable[[], str], advice: str) -> Finding:
-    """The finding of a check that may fail in whatever way the part's library fails: a report lists it and goes on."""
-    try:
-        return Finding(part, source, address, Outcome.OK, answer())
-    except AkinError as error:
-        return Finding(part, source, address, Outcome.FAILED, error.detail, advice)
-    except Exception as error:  # noqa: BLE001
-        return Finding(part, source, address, Outcome.FAILED, f"{type(error).__name__}: {error}", advice)
 
 
 def _outcome(holds: bool) -> Outcome:

@@ -16,7 +16,7 @@ from services.config import Settings
 from services.stack.ports import LOOPBACK, is_free, next_free, server_port
 from services.stack.probes import api_probe, milvus_probe, redis_probe
 from services.stack.program import Probe, Program
-from services.stack.servers import milvus_server, redis_server
+from services.stack.servers import cache_server, milvus_server, redis_server
 from services.stack.state import RunState
 
 # A worker asked to stop finishes its task. Killing it instead loses nothing: its ledger leases run out.
@@ -46,7 +46,7 @@ class Plan:
 
 
 def make_plan(configured: Settings) -> Plan:
-    """Choose free ports and a Redis password for the embedded parts, and list the programs.
+    """Choose free ports and Redis passwords for the embedded parts, and list the programs.
 
     Raises:
         ConfigurationError: a server that is to be embedded is not installed, or no port is free.
@@ -58,6 +58,10 @@ def make_plan(configured: Settings) -> Plan:
         servers.append(redis_server(settings.redis, settings.data_dir / "redis"))
     else:
         required["the Redis of AKIN_REDIS_URL"] = redis_probe(settings.redis)
+    if configured.cache_url is not None:
+        required["the Redis of AKIN_CACHE_URL"] = redis_probe(settings.cache)
+    elif configured.redis_url is None:
+        servers.append(cache_server(settings.cache, settings.data_dir / "cache", settings.cache_memory))
     if configured.milvus_uri is None:
         servers.append(milvus_server(settings.milvus, settings.data_dir / "milvus"))
     else:
@@ -77,10 +81,17 @@ def with_addresses(settings: Settings) -> Settings:
     """The settings with an address for every part; they stay the same for the whole run."""
     update: dict[str, object] = {"port": _api_port(settings)}
     if settings.redis_url is None:
-        update["redis_url"] = SecretStr(f"redis://:{secrets.token_urlsafe(24)}@{LOOPBACK}:{server_port()}/0")
+        update["redis_url"] = _redis_address()
+        # A configured Redis is the cache too unless another is named: nothing is started beside it.
+        if settings.cache_url is None:
+            update["cache_url"] = _redis_address()
     if settings.milvus_uri is None:
         update["milvus_uri"] = f"http://{LOOPBACK}:{server_port()}"
     return settings.model_copy(update=update)
+
+
+def _redis_address() -> SecretStr:
+    return SecretStr(f"redis://:{secrets.token_urlsafe(24)}@{LOOPBACK}:{server_port()}/0")
 
 
 def _api_port(settings: Settings) -> int:

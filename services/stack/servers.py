@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,12 +53,27 @@ def find_milvus() -> list[str]:
 
 
 def redis_server(url: str, directory: Path) -> Program:
-    """A Redis at this URL that keeps nothing on disk: the queue says when, the database says what.
-
-    The configuration is read from standard input, so that `ps` does not show the password.
+    """A Redis at this URL for the queue: it drops nothing, and refuses to write where memory ends.
 
     Raises:
         ConfigurationError: no Redis server is installed.
+    """
+    return _redis("redis", url, directory, ["maxmemory-policy noeviction"])
+
+
+def cache_server(url: str, directory: Path, memory: int) -> Program:
+    """A Redis at this URL for what may be lost: in so many bytes it keeps what was asked for last.
+
+    Raises:
+        ConfigurationError: no Redis server is installed.
+    """
+    return _redis("cache", url, directory, [f"maxmemory {memory}", "maxmemory-policy allkeys-lru"])
+
+
+def _redis(name: str, url: str, directory: Path, memory: Sequence[str]) -> Program:
+    """A Redis that keeps nothing on disk: the queue says when, the database says what.
+
+    The configuration is read from standard input, so that `ps` does not show the password.
     """
     address = urlsplit(url)
     configuration = [
@@ -66,10 +82,10 @@ def redis_server(url: str, directory: Path) -> Program:
         f"requirepass {address.password}",
         'save ""',
         "appendonly no",
-        "maxmemory-policy noeviction",
+        *memory,
     ]
     return Program(
-        name="redis",
+        name=name,
         command=[str(find_redis()), "-"],
         environment=os.environ,
         stdin="\n".join(configuration) + "\n",

@@ -49,6 +49,7 @@ class RunState(ProcessRef):
     api_url: str
     api_key: str = Field(repr=False)
     redis_url: str = Field(repr=False)
+    cache_url: str | None = Field(None, repr=False)  # unknown where an earlier release wrote it
     milvus_uri: str
     children: dict[str, ProcessRef]
 

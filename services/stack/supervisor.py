@@ -116,6 +116,7 @@ class Supervisor:
             api_url=self._plan.api_url,
             api_key=prepared.local_key,
             redis_url=self._plan.settings.redis,
+            cache_url=self._plan.settings.cache,
             milvus_uri=self._plan.settings.milvus,
             children=self._living(),
         )

@@ -18,13 +18,16 @@ import httpx
 import psutil
 import pytest
 import redis
+from pydantic import SecretStr
 
-from services.config import Settings
+from services.config import MEGABYTE, Settings
 from services.errors import Unavailable
 from services.stack.background import background_stack
-from services.stack.checks import Outcome, check_milvus, check_redis
+from services.stack.checks import check_milvus
+from services.stack.findings import Outcome
 from services.stack.ports import server_port
 from services.stack.program import Child
+from services.stack.redis_checks import check_cache, check_redis
 from services.stack.servers import redis_server
 from services.stack.state import ProcessRef, RunState
 
@@ -120,15 +123,18 @@ def test_a_stack_serves_under_one_directory_and_stops_in_reverse_order(stack: St
 
 
 def test_the_doctor_examines_the_servers_that_run(stack: Stack) -> None:
-    stack.start(servers="redis,milvus")
+    stack.start(servers="redis,cache,milvus", AKIN_CACHE_MEMORY=str(16 * MEGABYTE))
     settings, state = Settings(data_dir=stack.data_dir), stack.ready()
 
-    findings = [check_redis(settings, state), check_milvus(settings, state)]
+    queue, cache, milvus = (check(settings, state) for check in (check_redis, check_cache, check_milvus))
 
-    assert [finding.outcome for finding in findings] == [Outcome.OK, Outcome.OK], findings
-    assert findings[0].detail.endswith("noeviction")
-    assert findings[1].detail.startswith("answers, version milvus_lite")
-    assert ":***@" in findings[0].address
+    assert [finding.outcome for finding in (queue, cache, milvus)] == [Outcome.OK] * 3, (queue, cache, milvus)
+    assert queue.detail.endswith("noeviction")
+    assert cache.detail.endswith("allkeys-lru, 16 MB")
+    assert milvus.detail.startswith("answers, version milvus_lite")
+    assert ":***@" in queue.address
+    assert ":***@" in cache.address
+    assert queue.address != cache.address
 
 
 def test_a_redis_that_evicts_is_not_fit_for_a_queue(stack: Stack) -> None:
@@ -140,6 +146,55 @@ def test_a_redis_that_evicts_is_not_fit_for_a_queue(stack: Stack) -> None:
 
     assert finding.outcome is Outcome.FAILED
     assert "set it to noeviction" in finding.detail
+
+
+def test_a_redis_that_never_evicts_is_not_fit_for_a_cache_unless_it_is_the_queue_too(stack: Stack) -> None:
+    stack.start(servers="redis,cache")
+    state = stack.ready()
+    assert state.cache_url is not None
+    broker, other = SecretStr(state.redis_url), SecretStr(state.cache_url)
+
+    shared = check_cache(Settings(data_dir=stack.data_dir, redis_url=broker), None)
+    other_database = SecretStr(state.redis_url.removesuffix("0") + "1")
+    same_server = check_cache(Settings(data_dir=stack.data_dir, redis_url=broker, cache_url=other_database), None)
+    evicting = check_cache(Settings(data_dir=stack.data_dir, redis_url=broker, cache_url=other), None)
+    never = check_cache(Settings(data_dir=stack.data_dir, redis_url=other, cache_url=broker), None)
+    redis.Redis.from_url(state.cache_url).config_set("maxmemory", 0)
+    unbounded = check_cache(Settings(data_dir=stack.data_dir, redis_url=broker, cache_url=other), None)
+
+    assert [finding.outcome for finding in (shared, same_server, evicting)] == [Outcome.OK] * 3
+    assert "set AKIN_CACHE_URL" in shared.detail
+    assert shared.detail == same_server.detail
+    for finding in (never, unbounded):
+        assert finding.outcome is Outcome.FAILED
+        assert "set a maxmemory, and the policy to allkeys-lru" in finding.detail
+
+
+def test_a_killed_cache_comes_back_empty_while_everything_goes_on(stack: Stack) -> None:
+    stack.start(servers="redis,cache", AKIN_CACHE_MEMORY=str(8 * MEGABYTE))
+    before = stack.ready()
+    assert before.cache_url is not None
+    cache, queue = redis.Redis.from_url(before.cache_url), redis.Redis.from_url(before.redis_url)
+    queue.set("queued", 1)
+    for number in range(200):  # more than it may hold: it makes room by itself
+        cache.set(f"akin:cache:{number}", bytes(100_000), ex=60)
+    assert cache.exists("akin:cache:199")
+    assert not cache.exists("akin:cache:0")
+
+    os.kill(before.children["cache"].pid, signal.SIGKILL)
+    while (state := stack.ready()).children.get("cache") in (None, before.children["cache"]):
+        assert httpx.get(f"{before.api_url}/readyz").status_code == 200
+    until(lambda: answers(before.cache_url))
+
+    assert state.cache_url == before.cache_url
+    others = before.children.keys() - {"cache"}
+    assert all(state.children[name] == before.children[name] for name in others), "nothing else was started again"
+    assert cache.dbsize() == 0
+    assert cache.config_get("maxmemory") == {"maxmemory": str(8 * MEGABYTE)}
+    assert cache.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+    assert queue.get("queued") == b"1"
+    assert list((stack.data_dir / "cache").iterdir()) == [], "it keeps nothing on disk"
+    assert (stack.data_dir / "logs" / "cache.log").read_text().count("Ready to accept connections") == 2
 
 
 def test_what_dies_is_started_again_at_the_same_address(stack: Stack) -> None:

@@ -65,7 +65,7 @@ class Chaos:
 
     def process_faults(self) -> dict[str, Fault]:
         """kill -9 of everything that `akin up` runs, and of itself."""
-        parts = ("worker-embed", "worker-imports", "query", "scheduler", "api", "redis", "milvus")
+        parts = ("worker-embed", "worker-imports", "query", "scheduler", "api", "redis", "cache", "milvus")
         own = [part for part in parts if part != "milvus" or "AKIN_MILVUS_URI" not in self._stack.variables]
         faults: dict[str, Fault] = {f"kill -9 {part}": lambda part=part: self._stack.kill_part(part) for part in own}
         return faults | {"kill -9 a process of the API": self._kill_api_process, "kill -9 akin up": self._kill_all}

@@ -68,7 +68,9 @@ class Stack:
     def settings(self) -> Settings:
         """What its processes read from their environment, with the addresses of this run."""
         given: dict[str, Any] = {name.removeprefix("AKIN_").lower(): text for name, text in self.variables.items()}
-        given |= {"data_dir": self.data_dir, "redis_url": self.state.redis_url, "milvus_uri": self.state.milvus_uri}
+        state = self.state
+        given |= {"data_dir": self.data_dir, "redis_url": state.redis_url, "milvus_uri": state.milvus_uri}
+        given |= {"cache_url": state.cache_url}
         return Settings(**given)
 
     @property

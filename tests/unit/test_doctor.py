@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 from rich.console import Console
 
 from services.cli.doctor import doctor, report
 from services.cli.up import banner, up
 from services.config import Settings
-from services.stack.checks import Finding, Outcome, redact
+from services.stack.findings import Finding, Outcome, redact
 from services.stack.ports import server_port
+from services.stack.redis_checks import check_cache, check_redis
 from services.stack.state import ProcessRef, RunState
 
 
@@ -30,9 +32,10 @@ def test_a_fresh_machine_is_fit_and_told_what_starts_the_rest(tmp_path: Path) ->
     status, findings = examine(tmp_path / "data")
 
     assert status == 0, findings
-    assert list(findings) == ["python", "disk", "database", "redis", "milvus", "storage", "torch"]
+    assert list(findings) == ["python", "disk", "database", "redis", "cache", "milvus", "storage", "torch"]
     assert findings["redis"]["outcome"] == "not running"
     assert findings["redis"]["address"].endswith("redis-server")
+    assert findings["cache"]["outcome"] == "not running"
     assert findings["milvus"]["advice"] == "`akin up` starts it"
     assert findings["torch"]["detail"].startswith("torch 2.")
     assert not (tmp_path / "data").exists(), "looking changes nothing"
@@ -50,7 +53,18 @@ def test_a_part_that_does_not_answer_fails_the_check_without_its_password(
     assert findings["redis"]["outcome"] == "failed"
     assert findings["redis"]["address"] == f"redis://user:***@127.0.0.1:{port}/0"
     assert "check AKIN_REDIS_URL" in findings["redis"]["advice"]
+    assert findings["cache"]["outcome"] == "failed", "without another, it is the cache too"
     assert "hunter2" not in json.dumps(findings)
+
+
+def test_a_wrong_port_is_a_finding_too(tmp_path: Path) -> None:
+    queue, cache = SecretStr("redis://host:port/0"), SecretStr("redis://other:port/0")
+    settings = Settings(data_dir=tmp_path, redis_url=queue, cache_url=cache)
+
+    findings = [check_redis(settings, None), check_cache(settings, None)]
+
+    assert [finding.outcome for finding in findings] == [Outcome.FAILED, Outcome.FAILED]
+    assert "check AKIN_CACHE_URL" in findings[1].advice
 
 
 def test_the_table_says_what_to_do() -> None:
@@ -94,6 +108,7 @@ def test_the_banner_signs_the_browser_in_and_shows_the_first_key_once(tmp_path: 
         api_url="http://127.0.0.1:8081",
         api_key="akin_local",
         redis_url="redis://",
+        cache_url="redis://",
         milvus_uri="http://",
         children={},
     )

@@ -39,6 +39,7 @@ def run_state(process: ProcessRef, children: dict[str, ProcessRef] | None = None
         api_url="http://127.0.0.1:8080",
         api_key="key-in-clear",
         redis_url="redis://:secret@127.0.0.1:20001/0",
+        cache_url="redis://:secret@127.0.0.1:20003/0",
         milvus_uri="http://127.0.0.1:20002",
         children=children or {},
     )
@@ -172,10 +173,10 @@ def test_children_read_the_same_settings(tmp_path: Path, monkeypatch: pytest.Mon
     assert load_settings() == settings
 
 
-def test_an_unconfigured_stack_embeds_both_servers_and_makes_nothing_yet(tmp_path: Path) -> None:
+def test_an_unconfigured_stack_embeds_every_server_and_makes_nothing_yet(tmp_path: Path) -> None:
     plan = make_plan(Settings(data_dir=tmp_path / "data"))
 
-    assert [program.name for program in plan.servers] == ["redis", "milvus"]
+    assert [program.name for program in plan.servers] == ["redis", "cache", "milvus"]
     assert [program.name for program in plan.programs] == [
         "query",
         "worker-embed",
@@ -186,16 +187,18 @@ def test_an_unconfigured_stack_embeds_both_servers_and_makes_nothing_yet(tmp_pat
     assert plan.required == {}
     for program in plan.programs:
         assert program.environment["AKIN_REDIS_URL"] == plan.settings.redis
+        assert program.environment["AKIN_CACHE_URL"] == plan.settings.cache
         assert program.environment["AKIN_MILVUS_URI"] == plan.settings.milvus
     assert not (tmp_path / "data").exists()
 
 
 def test_no_secret_is_on_a_command_line_or_in_a_message(tmp_path: Path) -> None:
     plan = make_plan(Settings(data_dir=tmp_path, milvus_token=SecretStr("root:Milvus")))
-    password = plan.settings.redis.split(":")[2].split("@")[0]
+    passwords = {url.split(":")[2].split("@")[0] for url in (plan.settings.redis, plan.settings.cache)}
+    assert len(passwords) == 2
 
     for program in (*plan.servers, *plan.programs):
-        assert password not in repr(program)
+        assert not any(password in repr(program) for password in passwords)
         assert "root:Milvus" not in repr(program)
 
 
@@ -207,6 +210,28 @@ def test_configured_parts_are_required_instead(tmp_path: Path) -> None:
     assert plan.servers == []
     assert set(plan.required) == {"the Redis of AKIN_REDIS_URL", "the Milvus of AKIN_MILVUS_URI"}
     assert plan.settings.redis == "redis://q/0"
+
+
+def test_a_configured_redis_is_the_cache_too_unless_another_is_named(tmp_path: Path) -> None:
+    broker, cache = SecretStr("redis://q/0"), SecretStr("redis://c/0")
+
+    shared = make_plan(Settings(data_dir=tmp_path, redis_url=broker))
+    two = make_plan(Settings(data_dir=tmp_path, redis_url=broker, cache_url=cache))
+    own_queue = make_plan(Settings(data_dir=tmp_path, cache_url=cache))
+
+    assert shared.settings.cache == "redis://q/0"
+    assert "AKIN_CACHE_URL" not in shared.programs[0].environment
+    assert [server.name for server in shared.servers] == ["milvus"]
+    assert two.settings.cache == own_queue.settings.cache == "redis://c/0"
+    assert set(two.required) == {"the Redis of AKIN_REDIS_URL", "the Redis of AKIN_CACHE_URL"}
+    assert [server.name for server in own_queue.servers] == ["redis", "milvus"]
+    assert set(own_queue.required) == {"the Redis of AKIN_CACHE_URL"}
+
+
+def test_a_state_of_an_earlier_release_has_no_cache(tmp_path: Path) -> None:
+    state = run_state(ProcessRef.of(os.getpid()))
+    (tmp_path / "run.json").write_text(state.model_dump_json(exclude={"cache_url"}))
+    assert RunState.read(tmp_path) == state.model_copy(update={"cache_url": None})
 
 
 @pytest.mark.parametrize(
