@@ -88,7 +88,7 @@ def advance(services: Services, seconds: float = TASK_SECONDS) -> None:
     """
     until = time.monotonic() + seconds
     with services.database.transaction() as session:
-        job = audits.take(session, HELD)
+        job = jobs.take(session, jobs.AUDIT, HELD)
     while job is not None:
         held = job
         try:

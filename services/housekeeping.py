@@ -1,4 +1,4 @@
-"""What nobody waits for: entries that were left behind, answers and jobs that are no longer kept."""
+"""What nobody waits for: entries that were left behind, and answers, jobs and events that are no longer kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 
 from services import audit
-from services.catalog import answered, entries, jobs
+from services.catalog import answered, duplicates, entries, events, jobs
 from services.wiring import Services
 
 TASK_SECONDS = 20.0
@@ -24,7 +24,13 @@ def sweep(services: Services, seconds: float = TASK_SECONDS) -> None:
     audit.start_due(services, services.settings.audit_hours)
     until = time.monotonic() + seconds
     kept = timedelta(days=services.settings.job_history_days)
-    for forget in (answered.forget_old, lambda session, limit: jobs.forget_old(session, kept, limit)):
+    days = services.settings.event_days
+    for forget in (
+        answered.forget_old,
+        duplicates.forget_replaced,
+        lambda session, limit: jobs.forget_old(session, kept, limit),
+        lambda session, limit: events.forget_old(session, days, limit),
+    ):
         more = True
         while more and time.monotonic() < until:
             with services.database.transaction() as session:

@@ -16,7 +16,7 @@ from services.wiring import Services
 
 
 def cancel(services: Services, catalog_id: int, job_id: str) -> None:
-    """Stop an import or a deletion: nothing more of it is done. Cancelling it again changes nothing.
+    """Stop an import, a deletion or a search for duplicates: nothing more of it is done. A second time changes nothing.
 
     Pictures accepted so far stay, and become searchable; what was deleted is deleted.
 
@@ -25,7 +25,7 @@ def cancel(services: Services, catalog_id: int, job_id: str) -> None:
         Conflict: it is over, or of a kind that cannot be stopped half-way.
     """
     with services.database.transaction() as session:
-        job = _of_kind(session, catalog_id, job_id, [jobs.IMPORT, jobs.DELETE])
+        job = _of_kind(session, catalog_id, job_id, [jobs.IMPORT, jobs.DELETE, jobs.DUPLICATES])
         if "catalog_id" in job.source:
             raise Conflict("a catalog that is being deleted cannot be brought back", code="not_cancellable")
         if job.state == JobState.CANCELLED:

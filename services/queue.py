@@ -37,6 +37,7 @@ class Task(StrEnum):
     PURGE = "akin.purge"
     DELETE = "akin.delete"
     AUDIT = "akin.audit"
+    DUPLICATES = "akin.duplicates"
 
 
 # Purge and audit write to Milvus, and Milvus Lite wants one writer: they share the queue of embed.
@@ -50,6 +51,7 @@ ROUTES = {
     Task.REINDEX: "maintenance",
     Task.SWEEP: "maintenance",
     Task.DELETE: "maintenance",
+    Task.DUPLICATES: "maintenance",
 }
 
 

@@ -11,7 +11,18 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown
 
-from services import accepting, audit, content, deletion, embedding, finishing, housekeeping, reindex, webhooks
+from services import (
+    accepting,
+    audit,
+    content,
+    deletion,
+    duplicates,
+    embedding,
+    finishing,
+    housekeeping,
+    reindex,
+    webhooks,
+)
 from services.config import load_settings
 from services.queue import ROUTES, Task, celery_app
 from services.wiring import Services, build
@@ -76,6 +87,13 @@ def advance_audit() -> None:
     """Go on with an audit for seconds."""
     services().queue.taken(Task.AUDIT)
     audit.advance(services())
+
+
+@app.task(name=Task.DUPLICATES.value)
+def find_duplicates() -> None:
+    """Go on with a search for duplicates for seconds."""
+    services().queue.taken(Task.DUPLICATES)
+    duplicates.advance(services())
 
 
 @app.task(name=Task.SWEEP.value)

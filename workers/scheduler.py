@@ -24,6 +24,7 @@ EVERY: Mapping[Task, int] = {
     Task.SWEEP: 15,
     Task.DELETE: 1,
     Task.AUDIT: 1,
+    Task.DUPLICATES: 1,
 }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from services.catalog import jobs
@@ -103,22 +103,6 @@ def unfinished(session: Session) -> Job | None:
     return session.scalar(
         select(Job).where(Job.kind == jobs.AUDIT, Job.finished_at.is_(None)).order_by(Job.created_at).limit(1)
     )
-
-
-def take(session: Session, held: timedelta) -> Job | None:
-    """The audit to go on with, unless another worker is at it, or was when it died and less than `held` ago."""
-    free = or_(Job.served_at.is_(None), Job.served_at < now() - held)
-    job = session.scalar(
-        select(Job)
-        .where(Job.kind == jobs.AUDIT, Job.finished_at.is_(None), free)
-        .order_by(Job.created_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    if job is not None:
-        job.served_at = now()
-        jobs.start(job)
-    return job
 
 
 def any_since(session: Session, moment: datetime) -> bool:

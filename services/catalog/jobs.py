@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from services.catalog import catalogs, entries, ledger
 from services.catalog.database import now
-from services.catalog.models import Job, JobEntry, Webhook
+from services.catalog.models import DuplicateImage, Job, JobEntry, Webhook
 from services.catalog.states import EntryState, JobState, Priority
 from services.errors import NotFound
 
@@ -18,6 +18,7 @@ IMPORT = "import"
 REINDEX = "reindex"
 DELETE = "delete"
 AUDIT = "audit"
+DUPLICATES = "duplicates"
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -96,6 +97,21 @@ def unfinished(session: Session, kind: str) -> Sequence[Job]:
     ).all()
 
 
+def take(session: Session, kind: str, held: timedelta) -> Job | None:
+    """The oldest job of a kind to go on with; not one that a worker is at, or was when it died less than `held` ago."""
+    job = session.scalar(
+        select(Job)
+        .where(Job.kind == kind, Job.finished_at.is_(None), or_(Job.served_at.is_(None), Job.served_at < now() - held))
+        .order_by(Job.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if job is not None:
+        job.served_at = now()
+        start(job)
+    return job
+
+
 def hold_listing(session: Session, job: Job, until: datetime) -> bool:
     """Keep other workers from listing an import's source; False where one does."""
     held = session.scalar(
@@ -163,16 +179,18 @@ def reopen(session: Session, job: Job) -> None:
 
 
 def forget_old(session: Session, kept: timedelta, limit: int) -> int:
-    """Delete jobs, other than reindexes, that were over so long ago, entries first, so many rows at a time.
+    """Delete jobs, other than reindexes, that were over so long ago, what they list first, so many rows at a time.
 
     Returns how many rows.
     """
     old = (Job.kind != REINDEX, Job.finished_at < now() - kept)
-    some = select(JobEntry.id).join(Job, Job.id == JobEntry.job_id).where(*old).limit(limit)
-    deleted = session.scalars(delete(JobEntry).where(JobEntry.id.in_(some)).returning(JobEntry.id)).all()
-    if deleted:
-        return len(deleted)
-    empty = session.scalars(select(Job.id).where(*old, ~exists().where(JobEntry.job_id == Job.id)).limit(limit)).all()
+    for listed in (JobEntry, DuplicateImage):
+        some = select(listed.id).join(Job, Job.id == listed.job_id).where(*old).limit(limit)
+        deleted = session.scalars(delete(listed).where(listed.id.in_(some)).returning(listed.id)).all()
+        if deleted:
+            return len(deleted)
+    lists = exists().where(JobEntry.job_id == Job.id) | exists().where(DuplicateImage.job_id == Job.id)
+    empty = session.scalars(select(Job.id).where(*old, ~lists).limit(limit)).all()
     session.execute(delete(Webhook).where(Webhook.job_id.in_(empty)))
     session.execute(delete(Job).where(Job.id.in_(empty)))
     return len(empty)
