@@ -129,6 +129,20 @@ class HitItem(_Answer):
     attributes: Mapping[str, Any] = {}
 
 
+class Likeness(_Answer):
+    """What a score means: duplicate, same_item, similar or unrelated, and how probably."""
+
+    kind: str
+    probability: float
+
+
+class Regions(_Answer):
+    """Where the query's picture and the hit's agree, 0 to 1, by rows of a grid."""
+
+    query: tuple[tuple[float, ...], ...]
+    hit: tuple[tuple[float, ...], ...]
+
+
 class Hit(_Answer):
     """One look-alike; `score` is the cosine similarity."""
 
@@ -136,6 +150,24 @@ class Hit(_Answer):
     score: float
     image: HitImage
     item: HitItem
+    likeness: Likeness | None = None
+    regions: Regions | None = None
+
+
+class Other(_Answer):
+    """An item that follows where there are few look-alikes."""
+
+    image: HitImage
+    item: HitItem
+
+
+class Explanation(_Answer):
+    """How an answer came about."""
+
+    timings_ms: Mapping[str, float]
+    candidates: int
+    collection: str
+    filtered_by: str
 
 
 class SearchResult(_Answer):
@@ -143,7 +175,31 @@ class SearchResult(_Answer):
 
     hits: tuple[Hit, ...]
     encoder: str
+    index: int | None = None
     took_ms: float
+    next_cursor: str | None = None
+    explain: Explanation | None = None
+    others: tuple[Other, ...] = ()
+
+
+class Problem(_Answer):
+    """What went wrong: a stable code, and one sentence for people."""
+
+    code: str
+    detail: str
+    status: int
+
+
+class SearchFailure(_Answer):
+    """Why one search of several has no answer."""
+
+    error: Problem
+
+
+class SearchBatch(_Answer):
+    """Answers in the order of the searches."""
+
+    results: tuple[SearchResult | SearchFailure, ...]
 
 
 class ErrorPage(_Answer):
@@ -151,3 +207,34 @@ class ErrorPage(_Answer):
 
     data: tuple[JobError, ...]
     next_cursor: str | None = Field(None, coerce_numbers_to_str=True)
+
+
+class DuplicatePicture(_Answer):
+    """A picture of a cluster; `score` is its cosine to the nearest other one there."""
+
+    image: HitImage
+    item: HitItem
+    score: float
+
+
+class DuplicateCluster(_Answer):
+    """Near-identical pictures: how many, the bytes of all but the largest, and the largest of them."""
+
+    id: int
+    count: int
+    wasted_bytes: int
+    images: tuple[DuplicatePicture, ...]
+
+
+class Duplicates(_Answer):
+    """Clusters of near-identical pictures, the largest first, and how much there is in all of them."""
+
+    job_id: str
+    threshold: float
+    encoder: str
+    found_at: str
+    clusters: int
+    count: int
+    wasted_bytes: int
+    data: tuple[DuplicateCluster, ...]
+    next_cursor: str | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -17,20 +17,27 @@ from services.answers import (
     Catalog,
     CatalogPage,
     Deletion,
+    DuplicateCluster,
+    Duplicates,
     ErrorPage,
     Job,
     JobError,
     JobPage,
     JobStarted,
+    SearchBatch,
+    SearchFailure,
     SearchResult,
     WebhookSecret,
 )
 from services.connection import Connection, Waiting
+from services.queries import Query, Wanted, WantedSimilar, parts_of
 
 URLS_AT_ONCE: Final = 10_000  # pictures of one import_urls
 SHARE: Final = 0.05  # of the time that a job has taken, as the pause before it is asked for again …
 SLOWEST: Final = 4  # … but no more than so many times the first pause
 UPSERT: Final = "upsert"
+HITS: Final = 10
+PAGE: Final = 200  # entries of a list in one answer
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -172,7 +179,7 @@ class AkinClient:
         return self._connection.json(JobPage, "GET", "/v1/jobs", params={"limit": limit}).data
 
     def cancel_job(self, job_id: str) -> Job:
-        """Stop an import or a deletion; what was done before stays.
+        """Stop an import, a deletion or a search for duplicates; what was done before stays.
 
         Raises:
             Conflict: it is over, or neither of them.
@@ -268,21 +275,88 @@ class AkinClient:
         """
         return self._post(JobStarted, "/v1/admin/audits", json={"repair": repair, "deep": deep}).job_id
 
-    def search(self, image: bytes | Path, *, limit: int = 10, min_score: float | None = None) -> SearchResult:
-        """Pictures that look like this one.
+    def find_duplicates(self, threshold: float | None = None) -> str:
+        """Start to look for near-identical pictures in the catalog; returns the job's id.
+
+        Args:
+            threshold: cosine from which on two are, 0.5 to 1; None for that of the live encoder.
+
+        Raises:
+            Conflict: such a job of the catalog is running.
+        """
+        return self._post(JobStarted, "/v1/duplicates", json={"threshold": threshold}).job_id
+
+    def duplicates(self, job_id: str | None = None, *, across_items: bool = False, limit: int = 20) -> Duplicates:
+        """The largest clusters of near-identical pictures, as the latest finished job found them.
+
+        Args:
+            job_id: must be that job.
+            across_items: leave out clusters whose pictures all belong to one item.
+            limit: how many.
+
+        Raises:
+            NotFound: none has finished.
+            Conflict: another has finished since, or this one has not.
+        """
+        named = {**({"job": job_id} if job_id else {}), "across_items": str(across_items).lower()}
+        clusters: list[DuplicateCluster] = []
+        cursor: str | None = None
+        while True:
+            params = {**named, "limit": min(limit - len(clusters), PAGE), **({"cursor": cursor} if cursor else {})}
+            page = self._connection.json(Duplicates, "GET", "/v1/duplicates", params=params)
+            clusters += page.data
+            cursor = page.next_cursor
+            if cursor is None or len(clusters) == limit:
+                return page.model_copy(update={"data": tuple(clusters)})
+
+    def search(self, query: Query, **wanted: Unpack[Wanted]) -> SearchResult:
+        """Pictures that look like one, given as bytes or a file, or like the weighted sum of several parts.
 
         Raises:
             ImageRejected: the bytes are not a picture that can be searched with.
+            InvalidRequest: a part or a filter is none, the encoder embeds no text, or the parts take each other away.
+            NotFound: the catalog has no such image or item.
+            Conflict: an image or item that is named is not searchable yet.
         """
-        content, name = (image.read_bytes(), image.name) if isinstance(image, Path) else (image, "query")
-        data = {"limit": str(limit), **({} if min_score is None else {"min_score": str(min_score)})}
-        return self._connection.json(SearchResult, "POST", "/v1/search", data=data, files={"image": (name, content)})
+        return self._search(query, wanted)
 
-    def similar(self, item_id: str, *, limit: int = 10) -> SearchResult:
-        """Pictures of other items that look like those of this one."""
-        return self._connection.json(
-            SearchResult, "GET", f"/v1/items/{quote(item_id, safe='')}/similar", params={"limit": limit}
-        )
+    def search_pages(self, query: Query, **wanted: Unpack[Wanted]) -> Iterator[SearchResult]:
+        """The same page by page, up to 1,000 hits as they were ranked when the first page was asked for.
+
+        Raises:
+            Gone: ten minutes have passed since then.
+            AkinError: as `search` does.
+        """
+        page = self._search(query, {**wanted, "paged": True})
+        yield page
+        while page.next_cursor is not None:
+            body = {"cursor": page.next_cursor, "limit": wanted.get("limit", HITS)}
+            page = self._connection.json(SearchResult, "POST", "/v1/search", json=body)
+            yield page
+
+    def search_batch(self, searches: Sequence[tuple[Query, Wanted]]) -> tuple[SearchResult | SearchFailure, ...]:
+        """Up to 32 searches in one request; each has its own answer or failure."""
+        body = {"searches": [{"query": parts_of(query), "limit": HITS, **wanted} for query, wanted in searches]}
+        return self._connection.json(SearchBatch, "POST", "/v1/search/batch", json=body).results
+
+    def similar(self, item_id: str, **wanted: Unpack[WantedSimilar]) -> SearchResult:
+        """Pictures of other items that look like those of this one, one of each item.
+
+        Raises:
+            NotFound: the catalog has no such item.
+        """
+        path = f"/v1/items/{quote(item_id, safe='')}/similar"
+        return self._connection.json(SearchResult, "GET", path, params=_as_text({"limit": HITS, **wanted}))
+
+    def _search(self, query: Query, wanted: Mapping[str, Any]) -> SearchResult:
+        members = {"limit": HITS, **wanted}
+        if not isinstance(query, bytes | Path):
+            body = {"query": parts_of(query), **members}
+            return self._connection.json(SearchResult, "POST", "/v1/search", json=body)
+        # In a form a file needs no base64.
+        content, name = (query.read_bytes(), query.name) if isinstance(query, Path) else (query, "query")
+        files = {"image": (name, content)}
+        return self._connection.json(SearchResult, "POST", "/v1/search", data=_as_text(members), files=files)
 
     def thumbnail(self, image_id: str, size: int = 256) -> bytes:
         """A stored picture reduced to fit a square of `size` pixels (WebP)."""
@@ -291,6 +365,11 @@ class AkinClient:
 
     def _post(self, answer: type[Answer], path: str, **request: Any) -> Answer:
         return self._connection.json(answer, "POST", path, once=True, **request)
+
+
+def _as_text(members: Mapping[str, Any]) -> dict[str, str]:
+    """Members of a form or an address: what is no text is JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in members.items()}
 
 
 def _job_path(job_id: str) -> str:

@@ -26,6 +26,7 @@ STATUS_ERRORS: Final[dict[int, type[AkinError]]] = {
     403: errors.Forbidden,
     404: errors.NotFound,
     409: errors.Conflict,
+    410: errors.Gone,
     413: errors.TooLarge,
     415: errors.InvalidRequest,
     422: errors.InvalidRequest,

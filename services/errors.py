@@ -66,6 +66,12 @@ class TooLarge(AkinError):
     code = "too_large"
 
 
+class Gone(AkinError):
+    """What was asked for was kept for a while only, and is gone."""
+
+    code = "gone"
+
+
 class Overloaded(AkinError):
     """A bounded queue is full: try again after `retry_after` seconds."""
 

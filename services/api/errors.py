@@ -14,7 +14,10 @@ from services.errors import (
     AkinError,
     Conflict,
     EncoderError,
+    FetchFailed,
+    FetchRefused,
     Forbidden,
+    Gone,
     ImageRejected,
     InvalidRequest,
     NotFound,
@@ -29,10 +32,13 @@ logger = logging.getLogger(__name__)
 STATUS: dict[type[AkinError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     ImageRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
+    FetchRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    FetchFailed: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
+    Gone: HTTPStatus.GONE,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     EncoderError: HTTPStatus.CONFLICT,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
@@ -50,8 +56,7 @@ def install(app: Flask) -> None:
 
 def problem(status: HTTPStatus, code: str, detail: str, **facts: Any) -> Response:
     """A problem document (RFC 9457)."""
-    body = {"type": f"/docs#{code}", "title": status.phrase, "status": status, "detail": detail, "code": code, **facts}
-    response = jsonify(body)
+    response = jsonify(_document(status, code, detail, facts))
     response.status_code = status
     response.content_type = "application/problem+json"
     return response
@@ -67,9 +72,22 @@ def invalid(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(detail, errors=fields)
 
 
+def described(error: AkinError) -> dict[str, Any]:
+    """A typed error as a member of an answer that is otherwise none."""
+    return _document(_status_of(error), error.code, error.detail, error.facts)
+
+
+def _document(status: HTTPStatus, code: str, detail: str, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"type": f"/docs#{code}", "title": status.phrase, "status": status, "detail": detail, "code": code, **facts}
+
+
+def _status_of(error: AkinError) -> HTTPStatus:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
 def from_akin(error: AkinError) -> Response:
     """The table's answer to a typed error."""
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
+    status = _status_of(error)
     response = problem(status, error.code, error.detail, **error.facts)
     if status is HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="akin"'

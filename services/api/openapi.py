@@ -99,13 +99,13 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "description": "any text of yours, another for each request: the same request with the same text is done once, "
     f"and answered as the first time, with the header `{REPLAYED}: true`, for a day",
-    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[!-~]+$"},
 }
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     types = {
-        "id64": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+        "id64": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
         "path": {"type": "string", "minLength": 1, "maxLength": 512},
     }
     return [

@@ -11,21 +11,18 @@ from services import reindex
 from services.api.schemas import (
     CatalogOut,
     EntryError,
-    HitOut,
     ImageOut,
     ImageState,
     IndexOut,
     ItemDetail,
     ItemOut,
     JobOut,
-    SearchOut,
     WebhookOut,
 )
 from services.catalog import catalogs, entries, indexes, items, jobs, ledger
 from services.catalog.database import now
 from services.catalog.models import Catalog, Image, IndexRow, Item, Job, Webhook
 from services.catalog.states import EmbeddingState, EntryState, JobState
-from services.search import Answer
 
 FIRST_ERRORS = 10
 MOST_IMAGES = 100
@@ -184,17 +181,6 @@ def _reindex_counts(session: Session, row: Job) -> _Counts:
     indexed, failed = counts.get(EmbeddingState.INDEXED, 0), counts.get(EmbeddingState.FAILED, 0)
     unasked = max(0, row.total - waiting - indexed - failed)
     return _Counts(pending=unasked, accepted=waiting, indexed=indexed, failed=failed)
-
-
-def search(answer: Answer) -> SearchOut:
-    """Look-alikes."""
-    hits = []
-    for match in answer.matches:
-        assert match.image.item is not None
-        hits.append(HitOut(rank=match.rank, score=match.score, image=image(match.image), item=item(match.image.item)))
-    return SearchOut(
-        hits=hits, encoder=answer.index.encoder.ref, index=answer.index.id, took_ms=round(answer.took_ms, 2)
-    )
 
 
 def index(row: IndexRow) -> IndexOut:

@@ -287,37 +287,6 @@ class JobList(Schema):
     data: list[JobOut]
 
 
-class SearchQuery(Schema):
-    """How many look-alikes, and how alike."""
-
-    limit: Limit = 20
-    min_score: float = Field(-1.0, ge=-1, le=1, allow_inf_nan=False, description="lowest cosine to return")
-
-
-class SearchUpload(SearchQuery):
-    """A picture to find look-alikes of."""
-
-    image: PictureBytes
-
-
-class HitOut(Schema):
-    """One look-alike."""
-
-    rank: int
-    score: float = Field(description="cosine of the two embeddings")
-    image: ImageOut
-    item: ItemOut
-
-
-class SearchOut(Schema):
-    """Look-alikes, best first."""
-
-    hits: list[HitOut]
-    encoder: str
-    index: int
-    took_ms: float
-
-
 class ThumbnailQuery(Schema):
     """Which thumbnail."""
 
@@ -409,6 +378,17 @@ class KeyCreate(Schema):
     name: KeyName
     scopes: list[Scope] = Field(min_length=1)
     catalog: Annotated[Text, Field(max_length=100)] | None = Field(None, description="bind the key to this catalog")
+    origins: list[Annotated[Text, Field(max_length=300)]] | None = Field(
+        None,
+        description="makes a publishable key, with the scope `widget` alone: the sites whose pages may use it, such as "
+        "https://shop.example; its catalog is the default one unless named",
+    )
+
+    @model_validator(mode="after")
+    def _publishable(self) -> Self:
+        if (self.origins is not None) != (set(self.scopes) == {Scope.WIDGET}):
+            raise ValueError("origins go with the scope widget alone, and it with them")
+        return self
 
 
 class KeyOut(Schema):
@@ -418,6 +398,8 @@ class KeyOut(Schema):
     name: str
     prefix: str
     scopes: list[Scope]
+    public: str | None = Field(description="the key itself, where it is publishable")
+    origins: list[str] | None = Field(description="the sites whose pages may use a publishable key")
     created_at: datetime
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "delete": "Delete items, by their ids or by a filter.",
     "catalogs": "List, create and delete separate sets of items.",
     "search": "Find look-alikes of a picture.",
+    "duplicates": "Find pictures that the catalog has more than once.",
     "samples": "Draw a sample catalogue.",
     "recipes": "List what can be trained.",
     "train": "Train an encoder.",

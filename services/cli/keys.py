@@ -46,8 +46,9 @@ def list_keys() -> None:
         rows = catalog_keys.all_of(session)
     table = Table("id", "name", "begins with", "scopes", "made")
     for row in rows:
+        begins = row.prefix if row.public is None else f"{row.public}\nfor {', '.join(row.origins or ())}"
         table.add_row(
-            str(row.id), escape(row.name), row.prefix, ", ".join(row.scopes), f"{row.created_at:%Y-%m-%d %H:%M}"
+            str(row.id), escape(row.name), escape(begins), ", ".join(row.scopes), f"{row.created_at:%Y-%m-%d %H:%M}"
         )
     open_console().print(table)
 
@@ -55,15 +56,29 @@ def list_keys() -> None:
 @keys.command()
 @click.argument("name")
 @click.option(
-    "--scope", "scopes", type=click.Choice([s.value for s in Scope]), multiple=True, required=True, help="Repeatable."
+    "--scope",
+    "scopes",
+    type=click.Choice([scope.value for scope in Scope if scope is not Scope.WIDGET]),
+    multiple=True,
+    help="Repeatable.",
 )
-@click.option("--catalog", help="Bind the key to one catalog.")
+@click.option("--publishable", is_flag=True, help="A key that may stand in the pages of a shop, for similar items.")
+@click.option("--origin", "origins", multiple=True, help="A site whose pages may use it: https://shop.example.")
+@click.option("--catalog", help="Bind the key to one catalog; a publishable one is bound to the default unless said.")
 @reporting_errors
-def create(name: str, scopes: tuple[str, ...], catalog: str | None) -> None:
-    """Make a key and print it, once."""
+def create(
+    name: str, scopes: tuple[str, ...], publishable: bool, origins: tuple[str, ...], catalog: str | None
+) -> None:
+    """Make a key and print it, once; `akin keys list` shows publishable ones again."""
+    if publishable != bool(origins) or publishable == bool(scopes):
+        raise click.UsageError("give either --scope, or --publishable with at least one --origin")
     with _transaction() as session:
-        catalog_id = catalogs.by_name(session, catalog).id if catalog else None
-        click.echo(catalog_keys.create(session, name, [Scope(scope) for scope in scopes], catalog_id))
+        if publishable:
+            catalog_id = catalogs.by_name(session, catalog or catalogs.DEFAULT).id
+            click.echo(catalog_keys.create_publishable(session, name, catalog_id, origins))
+            return
+        bound_to = catalogs.by_name(session, catalog).id if catalog else None
+        click.echo(catalog_keys.create(session, name, [Scope(scope) for scope in scopes], bound_to))
 
 
 @keys.command()

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 from services.errors import ImageRejected, Overloaded, Unavailable
 from services.images.decode import ImageInfo, Limits, inspect, verify
-from services.images.preprocess import Pixels, Preprocessing, preprocess
+from services.images.preprocess import Crop, Pixels, Preprocessing, preprocess
 from services.images.process import Call, DecodeProcess
 from services.images.thumbnails import rendition, thumbnail
 
@@ -74,9 +74,9 @@ class DecodePool:
         """Inspect the header and prove that all pixels decode."""
         return self.call(verify, data, self.limits)
 
-    def preprocess(self, data: bytes, spec: Preprocessing) -> Pixels:
-        """Decode a picture to an encoder's input: uint8, (size, size, 3)."""
-        return self.call(preprocess, data, spec, self.limits)
+    def preprocess(self, data: bytes, spec: Preprocessing, crop: Crop | None = None) -> Pixels:
+        """Decode a picture, or a part of it, to an encoder's input: uint8, (size, size, 3)."""
+        return self.call(preprocess, data, spec, self.limits, crop)
 
     def preprocess_many(self, pictures: Sequence[bytes], spec: Preprocessing) -> list[Pixels | ImageRejected]:
         """Decode many pictures on all processes; in their order, each its pixels or why it was rejected."""

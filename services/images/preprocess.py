@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -10,11 +11,14 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.images.decode import Limits, decode, rejecting
+from services.errors import InvalidRequest
+from services.images.decode import Limits, decode, inspect, rejecting
 
 Pixels = npt.NDArray[np.uint8]
 Positive = Annotated[float, Field(gt=0)]
 Channel = Annotated[int, Field(ge=0, le=255)]
+
+MIN_CROP = 8
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -22,6 +26,23 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
     "box": Image.Resampling.BOX,
 }
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a picture, in shares of its upright width and height."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom in a picture of this size: every pixel that the part touches."""
+        width, height = size
+        left, top = math.floor(self.x * width), math.floor(self.y * height)
+        right, bottom = math.ceil((self.x + self.width) * width), math.ceil((self.y + self.height) * height)
+        return left, top, min(right, width), min(bottom, height)
 
 
 class Preprocessing(BaseModel):
@@ -58,14 +79,26 @@ class Preprocessing(BaseModel):
         return self.size - 2 * self.margin
 
 
-def preprocess(data: bytes, spec: Preprocessing, limits: Limits) -> Pixels:
-    """Decode a picture to the encoder's input: uint8, (size, size, 3), RGB.
+def preprocess(data: bytes, spec: Preprocessing, limits: Limits, crop: Crop | None = None) -> Pixels:
+    """Decode a picture, or a part of it, to the encoder's input: uint8, (size, size, 3), RGB.
 
     Raises:
         ImageRejected: the bytes are not a picture that can be decoded within the limits.
+        InvalidRequest: the part has less than MIN_CROP pixels in width or height.
     """
     at_least = 2 * math.ceil(spec.inner_size / spec.crop_share)
-    return preprocess_image(decode(data, limits, at_least=at_least), spec)
+    if crop is None:
+        return preprocess_image(decode(data, limits, at_least=at_least), spec)
+    info = inspect(data, limits)
+    left, top, right, bottom = crop.box((info.width, info.height))
+    if right - left < MIN_CROP or bottom - top < MIN_CROP:
+        raise InvalidRequest(
+            f"the crop has {right - left} × {bottom - top} pixels; {MIN_CROP} × {MIN_CROP} are the least",
+            code="crop_too_small",
+        )
+    # The whole may be decoded smaller only as far as the part keeps the pixels that a whole picture would.
+    image = decode(data, limits, at_least=math.ceil(at_least / min(crop.width, crop.height)))
+    return preprocess_image(image.crop(crop.box(image.size)), spec)
 
 
 def preprocess_image(image: Image.Image, spec: Preprocessing) -> Pixels:

@@ -116,7 +116,7 @@ def test_lists_refuse_bad_limits(akin: Akin, limit: str) -> None:
 
 def test_a_search_without_a_picture_says_so(akin: Akin) -> None:
     body = problem(akin.call("POST", "/v1/search", json={"limit": 3}), 422, "invalid_request")
-    assert body["errors"][0]["field"] == "image"
+    assert "give an image or a query" in body["detail"]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_thumbnails_and_contents_are_pictures_without_metadata(akin: Akin) -> No
 
 
 def test_each_scope_opens_its_own_routes_only(akin: Akin) -> None:
-    search, ingest, admin = (key(akin, scope) for scope in Scope)
+    search, ingest, admin = (key(akin, scope) for scope in (Scope.SEARCH, Scope.INGEST, Scope.ADMIN))
     image = {"image": base64.b64encode(picture(1)).decode()}
 
     def status(method: str, path: str, secret: str, **request: Any) -> int:

@@ -413,7 +413,8 @@ def test_an_item_with_many_pictures_is_searched_with_some_of_them(akin: Akin, pi
     akin.work()
 
     assert [hit["item"]["item_id"] for hit in akin.get("/v1/items/many/similar?limit=5")["hits"]] == ["one"]
-    assert len(akin.get("/v1/items/one/similar?limit=200")["hits"]) == 30
+    body = {"query": [{"item_id": "one"}], "group": False, "limit": 200}
+    assert len(akin.call("POST", "/v1/search", json=body).json["hits"]) == 30
 
 
 def test_a_reindex_counts_uploads_that_come_meanwhile(akin: Akin) -> None:

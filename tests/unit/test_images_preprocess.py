@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from services.errors import ImageReason, ImageRejected
+from services.errors import ImageReason, ImageRejected, InvalidRequest
 from services.images.decode import Limits
-from services.images.preprocess import Preprocessing, preprocess, preprocess_image
+from services.images.preprocess import Crop, Preprocessing, preprocess, preprocess_image
 
 LIMITS = Limits(max_bytes=10_000_000, max_pixels=10_000_000)
 WHITE = [255, 255, 255]
@@ -168,3 +168,60 @@ def test_a_specification_of_before_margins_is_one_without() -> None:
     old = spec().model_dump(exclude={"margin", "background", "crop_share"})
 
     assert Preprocessing.model_validate(old) == spec()
+
+
+def noise(width: int, height: int, orientation: int = 1) -> bytes:
+    """A PNG in which no two places look alike, stored turned as the EXIF orientation says."""
+    image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    target = BytesIO()
+    (image.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else image).save(target, "PNG", exif=exif)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_a_crop_is_what_the_upright_part_alone_would_be(fit: str, orientation: int) -> None:
+    part = Image.open(BytesIO(noise(200, 120))).crop((50, 30, 150, 120))
+
+    pixels = preprocess(noise(200, 120, orientation), spec(fit=fit), LIMITS, Crop(0.25, 0.25, 0.5, 0.75))
+
+    np.testing.assert_array_equal(pixels, preprocess_image(part, spec(fit=fit)))
+
+
+def test_a_crop_of_everything_is_the_whole_picture() -> None:
+    data = jpeg(striped(800, 600))
+    np.testing.assert_array_equal(preprocess(data, spec(), LIMITS, Crop(0, 0, 1, 1)), preprocess(data, spec(), LIMITS))
+
+
+def test_a_part_is_decoded_with_twice_the_pixels_that_are_kept() -> None:
+    """Were the whole decoded smaller as without a crop, an eighth of it would have 8 pixels left for 32."""
+    sharp = Image.fromarray(
+        np.kron(np.random.default_rng(1).integers(0, 256, (64, 64), np.uint8), np.ones((16, 16))).astype(np.uint8)
+    ).convert("RGB")
+    crop = Crop(0.5, 0.5, 0.125, 0.125)
+
+    pixels = preprocess(jpeg(sharp), spec(), LIMITS, crop)
+
+    full = preprocess_image(sharp.crop(crop.box(sharp.size)), spec())
+    assert np.abs(pixels.astype(int) - full.astype(int)).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("crop", "box"),
+    [
+        (Crop(0, 0, 1, 1), (0, 0, 100, 50)),
+        (Crop(0.5, 0.5, 0.5000001, 0.5), (50, 25, 100, 50)),
+        (Crop(0.101, 0.1, 0.1, 0.1), (10, 5, 21, 10)),
+    ],
+)
+def test_a_crop_has_every_pixel_that_it_touches(crop: Crop, box: tuple[int, int, int, int]) -> None:
+    assert crop.box((100, 50)) == box
+
+
+@pytest.mark.parametrize("crop", [Crop(0, 0, 0.05, 1), Crop(0, 0.9, 1, 0.05)])
+def test_a_crop_of_less_than_eight_pixels_is_refused(crop: Crop) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        preprocess(noise(140, 140), spec(), LIMITS, crop)
+    assert caught.value.code == "crop_too_small"

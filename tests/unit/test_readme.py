@@ -22,7 +22,7 @@ def shown(name: str) -> str:
         return "unset"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    if isinstance(default, int) and default % MEGABYTE == 0:
+    if isinstance(default, int) and default and default % MEGABYTE == 0:
         return f"{default // MEGABYTE} MiB"
     return f"{default:,}" if isinstance(default, int) and default > 9999 else f"`{default}`"
 

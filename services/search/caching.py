@@ -1,0 +1,77 @@
+"""What searches remember for a while, in this process and in the cache that all processes share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Generic, Literal, TypeVar
+
+import redis
+
+from services.wiring import Services
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+PREFIX = "akin:cache:"
+
+
+class Recent(Generic[Key, Value]):
+    """The values that were used last, for a while. Thread-safe.
+
+    Args:
+        most: what all values together may cost.
+        seconds: how long a value is kept.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._values: OrderedDict[Key, tuple[Value, int, float]] = OrderedDict()
+        self._cost = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Value | None:
+        """The value, None where it is not kept (any more)."""
+        with self._lock:
+            value, _, until = self._values.get(key, (None, 0, 0.0))
+            if until < time.monotonic():
+                return None
+            self._values.move_to_end(key)
+            return value
+
+    def put(self, key: Key, value: Value, cost: int = 1) -> None:
+        """Keep a value; those that were not used for the longest time go."""
+        with self._lock:
+            self._cost += cost - self._values.pop(key, (None, 0, 0.0))[1]
+            self._values[key] = (value, cost, time.monotonic() + self._seconds)
+            while self._cost > self._most:
+                self._cost -= self._values.popitem(last=False)[1][1]
+
+
+# Caches that did not answer a moment ago, by the object that speaks to them: each try may take seconds.
+_away: Recent[int, Literal[True]] = Recent(16, seconds=5)
+
+
+def recall(services: Services, name: str) -> bytes | None:
+    """What the shared cache has under a name; a cache that is away has nothing."""
+    value = _asked(services, lambda cache: cache.get(PREFIX + name))
+    return value if isinstance(value, bytes) else None
+
+
+def remember(services: Services, name: str, value: bytes, seconds: int) -> None:
+    """Have the shared cache keep a value; one that is away keeps nothing."""
+    _asked(services, lambda cache: cache.set(PREFIX + name, value, ex=seconds))
+
+
+def _asked(services: Services, ask: Callable[[redis.Redis], Any]) -> Any:
+    cache = services.cache
+    if _away.get(id(cache)):
+        return None
+    try:
+        return ask(cache)
+    except redis.RedisError:
+        _away.put(id(cache), True)
+        return None

@@ -1,0 +1,55 @@
+"""What a process has read of encoders and vectors, which never change under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from services.catalog.found import LiveIndex
+from services.catalog.models import EncoderRow
+from services.encoders.manifest import Manifest
+from services.errors import NotFound
+from services.search.caching import Recent
+from services.wiring import Services
+
+VECTOR_BYTES = 32 * 1024 * 1024
+# A release may bring a calibration for an encoder that is registered.
+_manifests: Recent[str, Manifest] = Recent(64, seconds=60)
+# By collection and image: names of collections are random, so no other database's can be met.
+_vectors: Recent[tuple[str, int], NDArray[np.float32]] = Recent(VECTOR_BYTES, seconds=3600)
+
+
+def manifest_of(services: Services, index: LiveIndex) -> Manifest:
+    """The manifest of an index's encoder."""
+    manifest = _manifests.get(index.encoder_sha256)
+    if manifest is None:
+        with services.database.reading() as session:
+            stored = session.scalars(select(EncoderRow.manifest).where(EncoderRow.sha256 == index.encoder_sha256)).one()
+        manifest = Manifest.model_validate(stored)
+        _manifests.put(index.encoder_sha256, manifest)
+    return manifest
+
+
+def vectors_of(
+    services: Services, index: LiveIndex, image_ids: Sequence[int], *, strong: bool = False
+) -> dict[int, NDArray[np.float32]]:
+    """The unit vectors (d) of those pictures that are embedded.
+
+    Raises:
+        Unavailable: Milvus does not answer.
+    """
+    kept = {image_id: _vectors.get((index.collection, image_id)) for image_id in image_ids}
+    vectors = {image_id: vector for image_id, vector in kept.items() if vector is not None}
+    missing = [image_id for image_id in kept if image_id not in vectors]
+    if missing:
+        try:
+            fetched = services.vectors.fetch(index.collection, missing, strong=strong)
+        except NotFound:  # no picture was ever embedded
+            fetched = {}
+        for image_id, vector in fetched.items():
+            vectors[image_id] = vector / np.linalg.norm(vector)
+            _vectors.put((index.collection, image_id), vectors[image_id], vectors[image_id].nbytes)
+    return vectors

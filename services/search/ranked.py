@@ -1,0 +1,201 @@
+"""From query vectors to ranked pictures, and from ranked pictures to an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.catalog import found
+from services.catalog.filter_sql import to_sql
+from services.catalog.filters import Filter
+from services.catalog.found import Found, Known, LiveIndex
+from services.encoders.calibration import likeness
+from services.search import filtering, neighbours
+from services.search.answer import Match, Ranking
+from services.search.filtering import Plan
+from services.search.known import manifest_of, vectors_of
+from services.search.neighbours import Ask, Neighbours
+from services.search.ranking import diversified, far_apart, first_of_each
+from services.search.request import Collapse, Options
+from services.search.stages import Stages
+from services.vectors.base import Hit
+from services.wiring import Services
+
+# Of an item with more pictures the oldest ones are searched with.
+MOST_QUERIES: Final = 16
+MOST_DIVERSIFIED: Final = 200
+# Candidates that diversity chooses from, for each hit that is wanted.
+CHOICE: Final = 5
+# Neighbours that are looked at beyond those wanted: some are being deleted, or copies.
+MARGIN: Final = 3
+# Where the encoder is not calibrated, only what is practically the same vector is near.
+NEAR: Final = 0.99
+
+
+@dataclass(frozen=True)
+class Query:
+    """Vectors (q, d) of length 1, and what is not to be found by them, because it is what they were made of."""
+
+    vectors: NDArray[np.float32]
+    without_items: frozenset[int] = frozenset()
+    without_images: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where a search takes place."""
+
+    services: Services
+    catalog_id: int
+    index: LiveIndex
+    stages: Stages
+
+
+def first_depth(query: Query, options: Options, wanted: int) -> int:
+    """How many neighbours are asked for at first: what is wanted, and some that will fall away."""
+    folded = options.group or options.collapse is not Collapse.NONE
+    return _pool(options, wanted) + _own(query) + MARGIN + (wanted // 2 if folded else 0)
+
+
+def rank(
+    scope: Scope, query: Query, options: Options, *, wanted: int, first: neighbours.Found | None = None
+) -> Ranking:
+    """The `wanted` best living pictures that match the filter, grouped, collapsed and diversified.
+
+    Args:
+        first: what the vector store found at `first_depth`, where that is known.
+    """
+    with scope.stages.stage("filter"):
+        plan = filtering.plan(scope.services, scope.catalog_id, scope.index.collection, options.filter)
+    ask = Ask(scope.services, scope.index.collection, query.vectors, scope.stages, options.strong)
+    near = Neighbours(ask, plan, first_depth(query, options, wanted), options.min_score, first)
+    pool = _pool(options, wanted)
+    picker = _Picker(scope, query, options, plan, pool)
+    picked = picker.pick(near.hits)
+    while len(picked) < pool and not near.complete:
+        near.widen(pool, len(picked))
+        picked = picker.pick(near.hits)
+    if options.diversity > 0:
+        with scope.stages.stage("rank"):
+            picked = picker.spread(picked)
+    scores = tuple((hit.id, hit.score) for hit in picked[:wanted])
+    return Ranking(scores, plan.by, len(picker.looked_at), picker.full)
+
+
+def matches(
+    services: Services,
+    catalog_id: int,
+    index: LiveIndex,
+    scores: Sequence[tuple[int, float]],
+    *,
+    wanted: Filter | None,
+    limit: int,
+    rows: Mapping[int, Found],
+    calibrated: bool,
+    first_rank: int = 1,
+) -> list[Match]:
+    """The first `limit` ranked pictures that are still there and match, as SQL has them now.
+
+    Args:
+        rows: what SQL said of them in this request; the others are asked for.
+        calibrated: scores are cosines of two pictures' vectors.
+    """
+    unknown = [image_id for image_id, _ in scores if image_id not in rows]
+    if unknown:
+        with services.database.reading() as session:
+            condition = None if wanted is None else to_sql(wanted)
+            rows = {**rows, **found.found(session, catalog_id, unknown, condition)}
+    calibration = manifest_of(services, index).calibration if calibrated else None
+    living = [(rows[image_id], score) for image_id, score in scores if image_id in rows][:limit]
+    return [
+        Match(rank, score, row, likeness(calibration, score)) for rank, (row, score) in enumerate(living, first_rank)
+    ]
+
+
+def _own(query: Query) -> int:
+    """About how many pictures are found that are searched with."""
+    return len(query.without_images) + (len(query.vectors) if query.without_items else 0)
+
+
+def _pool(options: Options, wanted: int) -> int:
+    return max(wanted, min(MOST_DIVERSIFIED, CHOICE * wanted)) if options.diversity > 0 else wanted
+
+
+class _Picker:
+    """Picks, of ever more neighbours, those that SQL knows and that are not folded into others."""
+
+    def __init__(self, scope: Scope, query: Query, options: Options, plan: Plan, pool: int) -> None:
+        self._scope, self._query, self._options, self._plan, self._pool = scope, query, options, plan, pool
+        # What answers show is read along with what is looked at where most of it will be shown.
+        self._in_full = pool <= MOST_DIVERSIFIED and options.diversity == 0 and plan.by != "database"
+        self._rows: dict[int, Known | Found] = {}
+        self._vectors: dict[int, NDArray[np.float32]] = {}
+        self.looked_at: set[int] = set()
+
+    @property
+    def full(self) -> dict[int, Found]:
+        """What was read of the pictures in full."""
+        return {image_id: row for image_id, row in self._rows.items() if isinstance(row, Found)}
+
+    def pick(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The first `pool` of the hits that stand for themselves; SQL is asked for no more than that takes."""
+        end = self._pool + _own(self._query) + MARGIN
+        while True:
+            self._look_at([hit.id for hit in hits[:end]])
+            with self._scope.stages.stage("rank"):
+                picked = self._fold([hit for hit in hits[:end] if self._is_wanted(hit.id)])
+            if len(picked) >= self._pool or end >= len(hits):
+                return picked[: self._pool]
+            end *= 2
+
+    def spread(self, picked: list[Hit]) -> list[Hit]:
+        """The first of the picked hits in another order, by maximal marginal relevance; the others follow."""
+        chosen = picked[:MOST_DIVERSIFIED]
+        if not chosen:
+            return picked
+        scores = [hit.score for hit in chosen]
+        order = diversified(scores, self._stacked(chosen), self._options.diversity, len(chosen))
+        return [chosen[position] for position in order] + picked[MOST_DIVERSIFIED:]
+
+    def _look_at(self, image_ids: Sequence[int]) -> None:
+        new = [image_id for image_id in image_ids if image_id not in self.looked_at]
+        if new:
+            read = found.found if self._in_full else found.known
+            with self._scope.stages.stage("database"), self._scope.services.database.reading() as session:
+                self._rows.update(read(session, self._scope.catalog_id, new, self._plan.sql))
+            self.looked_at.update(new)
+
+    def _is_wanted(self, image_id: int) -> bool:
+        row = self._rows.get(image_id)
+        return (
+            row is not None
+            and row.item_pk not in self._query.without_items
+            and image_id not in self._query.without_images
+        )
+
+    def _fold(self, hits: list[Hit]) -> list[Hit]:
+        """One hit for each item and for each picture, as asked for; the best stands for the others."""
+        if self._options.group:
+            hits = [hits[position] for position in first_of_each(self._rows[hit.id].item_pk for hit in hits)]
+        if self._options.collapse is Collapse.NONE:
+            return hits
+        hits = [hits[position] for position in first_of_each(self._rows[hit.id].sha256 for hit in hits)]
+        if self._options.collapse is Collapse.IDENTICAL or not hits:
+            return hits
+        return [hits[position] for position in far_apart(self._stacked(hits), self._threshold, self._pool)]
+
+    @property
+    def _threshold(self) -> float:
+        calibration = manifest_of(self._scope.services, self._scope.index).calibration
+        return NEAR if calibration is None else calibration.duplicate_threshold
+
+    def _stacked(self, hits: Sequence[Hit]) -> NDArray[np.float32]:
+        missing = [hit.id for hit in hits if hit.id not in self._vectors]
+        self._vectors |= vectors_of(self._scope.services, self._scope.index, missing, strong=self._options.strong)
+        # Deleted from the vector store since it was found there: like nothing, so that it stays.
+        nothing = np.zeros(self._scope.index.dimension, np.float32)
+        return np.stack([self._vectors.get(hit.id, nothing) for hit in hits])

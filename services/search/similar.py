@@ -1,0 +1,42 @@
+"""Pictures of other items that look like those of one item. No encoder: the vectors are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.catalog.found import LiveIndex
+from services.search import ranked
+from services.search.answer import Ranking
+from services.search.known import vectors_of
+from services.search.ranked import Query, Scope
+from services.search.request import Options
+from services.search.stages import Stages
+from services.wiring import Services
+
+# Ranked beyond what is wanted, so that a ranking that was kept for a while still fills a page when some are gone.
+SPARE = 8
+
+
+@dataclass(frozen=True)
+class ItemInIndex:
+    """An item by its primary key, its oldest pictures, and the index that is live."""
+
+    index: LiveIndex
+    item_pk: int
+    image_ids: tuple[int, ...]
+
+
+def rank(services: Services, catalog_id: int, item: ItemInIndex, options: Options) -> Ranking:
+    """The best `options.limit` pictures, and SPARE more; empty while no picture of the item is embedded.
+
+    Raises:
+        Unavailable: Milvus does not answer.
+    """
+    vectors = vectors_of(services, item.index, item.image_ids, strong=options.strong)
+    if not vectors:
+        return Ranking(())
+    query = Query(np.stack([vectors[image_id] for image_id in sorted(vectors)]), frozenset([item.item_pk]))
+    scope = Scope(services, catalog_id, item.index, Stages())
+    return ranked.rank(scope, query, options, wanted=options.limit + SPARE)
