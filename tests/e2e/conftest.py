@@ -18,7 +18,8 @@ from services.stack.background import background_stack
 from services.stack.state import RunState
 from tests.servers import free_ports, require
 
-PICTURES = 40
+# Of 30 items, which are more than a page of hits.
+PICTURES = 120
 PATIENCE_MS = 20_000
 
 
@@ -66,7 +67,9 @@ def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         for name in [name for name in os.environ if name.startswith("AKIN_") and name != "AKIN_REQUIRE"]:
             patch.delenv(name)
         (port,) = free_ports(1)
-        with background_stack(tmp_path_factory.mktemp("stack"), environment={"AKIN_PORT": str(port)}) as state:
+        # The tests' own web server is no public one.
+        environment = {"AKIN_PORT": str(port), "AKIN_FETCH_ALLOW": "127.0.0.1"}
+        with background_stack(tmp_path_factory.mktemp("stack"), environment=environment) as state:
             fill(state, folder)
             yield Site(state.api_url, state.api_key, pictures)
 

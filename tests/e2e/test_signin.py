@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -32,8 +33,32 @@ def test_a_typed_key_signs_in_and_leads_to_the_page_that_was_asked_for(
     page.get_by_label("API key").fill(site.key)
     page.keyboard.press("Enter")
 
-    expect(page.locator("#hits a")).to_have_count(24)
+    expect(page.locator("#hits a.hit")).to_have_count(24)
     assert page.url == f"{site.url}/?item={item_id}"
+
+
+@pytest.mark.parametrize("path", ["/catalog", "/item?id=a%2Fb", "/upload", "/duplicates"])
+def test_every_page_is_come_back_to_after_signing_in(context: BrowserContext, site: Site, path: str) -> None:
+    page = context.new_page()
+    page.goto(site.url + path)
+
+    page.get_by_label("API key").fill(site.key)
+    page.keyboard.press("Enter")
+
+    expect(page).to_have_url(site.url + path)
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["https://elsewhere.example/", "//elsewhere.example", "javascript:alert(1)", "http://["]
+)
+def test_signing_in_leads_to_no_other_site(context: BrowserContext, site: Site, elsewhere: str) -> None:
+    page = context.new_page()
+    page.goto(f"{site.url}/signin?{urlencode({'next': elsewhere})}")
+
+    page.get_by_label("API key").fill(site.key)
+    page.keyboard.press("Enter")
+
+    expect(page).to_have_url(f"{site.url}/")
 
 
 @pytest.mark.parametrize("by_link", [True, False], ids=["link", "typed"])
@@ -70,6 +95,6 @@ def test_a_session_that_ended_leads_back_to_signing_in(page: Page, site: Site, c
 
     page.locator("#wall a").first.click()
 
-    expect(page).to_have_url(re.compile(r"/signin\?item="))
+    expect(page).to_have_url(re.compile(r"/signin\?next=%2F%3Fitem%3D"))
     assert all("401" in error for error in console_errors)
     console_errors.clear()

@@ -1,12 +1,14 @@
-/** What the page shows of a picture: tiles of the wall, hits, the picture asked for. */
+/** Pictures as the pages show them: tiles of a wall, large ones, the places kept for those to come. */
 
 import { thumbnail } from "./api.js";
 import { element } from "./dom.js";
 
-const TILE = 256;
+export const TILE = 256;
 const LARGE = 512;
 
-export const itemLink = (itemId, imageId) => `/?${new URLSearchParams({ item: itemId, image: imageId })}`;
+export const searchLink = (itemId, imageId) => `/?${new URLSearchParams({ item: itemId, image: imageId })}`;
+export const itemLink = (itemId, imageId = null) =>
+  `/item?${new URLSearchParams({ id: itemId, ...(imageId === null ? {} : { image: imageId }) })}`;
 export const nameOf = (item) => item.title || item.item_id;
 
 /** For example "€12.95"; empty where the item has no price. */
@@ -20,12 +22,19 @@ export function priceOf({ price, currency }) {
   }
 }
 
+/** The brand and the price, as far as there are any. */
+export const detailsOf = ({ attributes }) =>
+  [attributes.brand, priceOf(attributes)].filter((text) => text && typeof text === "string").join(" · ");
+
 /** The cosine as a percentage that says 100 for equal pictures only. */
 export function percent(score) {
   return `${(Math.floor(Math.max(0, score) * 1000 + 0.05) / 10).toFixed(1)}%`;
 }
 
-function picture(imageId, size, alt) {
+/** An item's address is data: only one that leads to a page becomes a link. */
+export const pageOf = (item) => (/^https?:\/\//i.test(item.url ?? "") ? item.url : null);
+
+export function picture(imageId, size, alt) {
   return element("img", {
     src: thumbnail(imageId, size),
     alt,
@@ -37,46 +46,12 @@ function picture(imageId, size, alt) {
   });
 }
 
-/** A picture of the wall. */
-export function tile(image) {
-  const link = element(
-    "a",
-    { className: "tile", href: itemLink(image.item_id, image.id), draggable: false },
-    picture(image.id, TILE, image.item_id),
-  );
-  return element("li", {}, link);
+/** A picture of a wall; `href` is where it leads. */
+export function tile(image, href, alt = image.item_id) {
+  return element("a", { className: "tile", href, draggable: false }, picture(image.id, TILE, alt));
 }
 
-/** A look-alike with its score. */
-export function hit({ score, image, item }) {
-  const details = [item.attributes.brand, priceOf(item.attributes)].filter((text) => text && typeof text === "string");
-  const bar = element("span", { className: "score-bar" });
-  bar.style.setProperty("--score", Math.max(0, score));
-  const link = element(
-    "a",
-    { className: "hit", href: itemLink(image.item_id, image.id), draggable: false },
-    element("span", { className: "tile" }, picture(image.id, TILE, "")),
-    element(
-      "span",
-      { className: "score", title: `cosine ${score.toFixed(4)}` },
-      bar,
-      element("data", { value: String(score) }, percent(score)),
-    ),
-    element("span", { className: "name" }, nameOf(item)),
-    element("span", { className: "muted" }, details.join(" · ")),
-  );
-  link.querySelector("img").alt = `Picture of ${nameOf(item)}`;
-  return element("li", {}, link);
-}
-
-/** Grey places that keep the page still while an answer is on its way. */
-export function skeletons(number) {
-  return Array.from({ length: number }, () =>
-    element("li", { ariaHidden: "true" }, element("span", { className: "tile skeleton" })),
-  );
-}
-
-/** The picture asked for, large and whole. */
+/** A picture large and whole. */
 export function large(image, name) {
   const shown = picture(image.id, LARGE, `Picture of ${name}`);
   const scale = Math.min(1, LARGE / Math.max(image.width, image.height));
@@ -86,7 +61,7 @@ export function large(image, name) {
   return shown;
 }
 
-/** A file of the visitor; in its place a word where the browser cannot show it. */
+/** A picture of the visitor's; in its place a word where the browser cannot show it. */
 export function preview(url, name) {
   const shown = element("img", { src: url, alt: `Your picture ${name}`, draggable: false });
   shown.addEventListener("error", () => {
@@ -95,15 +70,9 @@ export function preview(url, name) {
   return shown;
 }
 
-/** The other views of an item that has several pictures. */
-export function views(item, current) {
-  return item.images.map((image) => {
-    const link = element(
-      "a",
-      { className: "tile", href: itemLink(item.item_id, image.id) },
-      picture(image.id, 128, `View ${image.id} of ${nameOf(item)}`),
-    );
-    if (image.id === current.id) link.ariaCurrent = "true";
-    return element("li", {}, link);
-  });
+/** Grey places that keep the page still while an answer is on its way. */
+export function skeletons(number) {
+  return Array.from({ length: number }, () =>
+    element("li", { ariaHidden: "true" }, element("span", { className: "tile skeleton" })),
+  );
 }

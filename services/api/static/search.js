@@ -1,183 +1,154 @@
 /**
- * The search page. What it shows follows from the address and the history entry alone, so that Back, Forward
- * and links work: `/` is the wall, `/?item=ID` an item's look-alikes; a search by upload is an entry of `/` with
- * a number under which this tab remembers the file.
+ * The search page. What it shows follows from the address alone (query.js), so that Back, Forward, reloading and links
+ * work; pictures of the visitor's own are numbers there, under which this browser keeps the files (uploads.js).
  */
 
-import * as api from "./api.js";
-import { hit, large, nameOf, percent, preview, priceOf, skeletons, tile, views } from "./cards.js";
-import { announce, count, find } from "./dom.js";
-import { addPictures, openImport } from "./imports.js";
-import { onFiles } from "./picking.js";
+import { HITS, asPrograms, ask, askMore, forget } from "./asking.js";
+import { detailsOf, pageOf } from "./cards.js";
+import { count, find } from "./dom.js";
+import { showParts, views } from "./parts.js";
+import { MOST_PARTS, NOTHING, fromAddress, part, toAddress } from "./query.js";
+import { onRefining, showRefinement } from "./refine.js";
+import { clear, showAnswer, showMore, wait } from "./results.js";
+import { calm, report } from "./shell.js";
+import { showWall, shuffle } from "./wall.js";
+import { onAsked } from "./ways.js";
 
-const WALL = 24;
-const HITS = 24;
+const SETTLE_MS = 200;
+const STEER = 0.5;
 
-const uploads = new Map(); // number → { file, url }
-const answers = new Map(); // view → its answer, so that Back shows it at once and where it was scrolled to
-let wall = null;
-let empty = false;
+let query = NOTHING;
 let asked = new AbortController();
+let settling = null;
 
-/** Show what the address says. */
-async function show() {
+/** Show what the address says; `fresh` is false where only a detail of the query changed. */
+async function show(fresh = true) {
   asked.abort();
   asked = new AbortController();
   const { signal } = asked;
-  find("notice").hidden = true;
+  calm();
+  query = fromAddress(location.search);
   try {
-    const parameters = new URLSearchParams(location.search);
-    const upload = uploads.get(history.state?.upload);
-    if (upload) await showUpload(upload, history.state.upload, signal);
-    else if (parameters.has("item")) await showItem(parameters.get("item"), Number(parameters.get("image")), signal);
-    else await showWall(signal);
+    if (query.parts.length) await showResults(fresh, signal);
+    else {
+      enter("start", "Akin");
+      await showWall(signal);
+    }
   } catch (problem) {
-    if (!signal.aborted) report(problem);
+    if (signal.aborted) return;
+    clear();
+    find("wall").replaceChildren();
+    report(problem, show);
   }
 }
 
-function go(address, state = null) {
-  history.pushState(state, "", address);
-  window.scrollTo(0, 0);
-  show();
-}
-
-function report(problem) {
-  if (problem.status === 401) return leave();
-  find("results").ariaBusy = "false";
-  find("hits").replaceChildren();
-  find("wall").replaceChildren();
-  find("facts").textContent = "";
-  find("notice-text").textContent = problem.message;
-  find("retry").hidden = !problem.passing;
-  find("notice").hidden = false;
-  return undefined;
-}
-
-function leave() {
-  location.assign(`/signin${location.search}`);
-}
-
-async function showWall(signal) {
-  enterSection("start", "Akin");
-  if (wall === null) {
-    find("empty").hidden = true;
-    find("wall-head").hidden = false;
-    find("wall").replaceChildren(...skeletons(WALL));
-    const drawn = await api.randomImages(WALL, signal);
-    signal.throwIfAborted();
-    wall = drawn;
+async function showResults(fresh, signal) {
+  enter("results", "Look-alikes · Akin");
+  if (fresh) {
+    describe("", "");
+    find("results").classList.add("unknown");
   }
-  empty = wall.length === 0;
-  find("empty").hidden = !empty;
-  find("wall-head").hidden = empty;
-  find("choose").hidden = empty;
-  find("wall").replaceChildren(...wall.map(tile));
+  wait(fresh, HITS);
+  showRefinement(query);
+  const parts = await showParts(query.parts, reweigh, signal);
+  describeParts(parts);
+  find("results").classList.remove("unknown");
+  query = { ...query, parts: query.parts.map((one, at) => pictured(one, parts[at])) };
+  showRequest();
+  const answer = await ask(query, signal);
+  showAnswer(answer, { hrefOf, steered });
+  if (fresh) find("results-title").focus({ preventScroll: true });
 }
 
-async function showItem(itemId, imageId, signal) {
-  const view = `item ${itemId}`;
-  enterSection("results", "Look-alikes · Akin");
-  if (!answers.has(view)) {
-    describe(itemId, "");
-    wait();
-    const item = await api.item(itemId, signal);
-    // An answer that was complete before the reader went elsewhere is not stopped by the abort.
-    signal.throwIfAborted();
-    describeItem(item, imageId);
-    const found = await api.similar(itemId, HITS, signal);
-    signal.throwIfAborted();
-    answers.set(view, { item, found });
-  }
-  const { item, found } = answers.get(view);
-  describeItem(item, imageId);
-  showFound(found, "Nothing to compare with yet: pictures that were just added take a moment.");
-}
+/** A part with the picture of its item that is shown, where the address names none. */
+const pictured = (one, { shown }) =>
+  one.item !== undefined && !one.image && shown ? { ...one, image: shown.id } : one;
 
-async function showUpload({ file, url }, number, signal) {
-  const view = `upload ${number}`;
-  const name = file.name || "Pasted picture";
-  enterSection("results", `${name} · Akin`);
-  describe(name, "Your picture; it is not kept.");
-  find("query-picture").replaceChildren(preview(url, name));
-  if (!answers.has(view)) {
-    wait();
-    const found = await api.searchBy(file, HITS, signal);
-    signal.throwIfAborted();
-    answers.set(view, { found });
-  }
-  showFound(answers.get(view).found, "No look-alikes: the catalog has no searchable pictures yet.");
-}
-
-function enterSection(id, title) {
+function enter(id, title) {
   document.title = title;
   for (const section of ["start", "results"]) find(section).hidden = section !== id;
-}
-
-function wait() {
-  find("facts").textContent = "Looking…";
-  find("hits").replaceChildren(...skeletons(HITS / 2));
-  find("results").ariaBusy = "true";
 }
 
 function describe(title, note) {
   find("results-title").textContent = title;
   find("query-note").textContent = note;
-  find("query-picture").replaceChildren();
   find("query-views").replaceChildren();
   find("query-link").hidden = true;
 }
 
-function describeItem(item, imageId) {
-  describe(nameOf(item), [item.attributes.brand, priceOf(item.attributes)].filter(Boolean).join(" · "));
-  document.title = `${nameOf(item)} · look-alikes · Akin`;
-  const image = item.images.find((one) => one.id === imageId) ?? item.images[0];
-  if (image) find("query-picture").replaceChildren(large(image, nameOf(item)));
-  if (item.images.length > 1) find("query-views").replaceChildren(...views(item, image));
-  const link = find("query-link");
-  // An item's address is data: only one that leads to a page becomes a link.
-  link.hidden = !/^https?:\/\//i.test(item.url ?? "");
-  if (!link.hidden) link.href = item.url;
+function describeParts(parts) {
+  if (parts.length > 1) {
+    describe(`${count(parts.length, "picture")} together`, "The sliders say how much each one counts.");
+    document.title = "Look-alikes of several pictures · Akin";
+    return;
+  }
+  const [{ name, note, item, shown }] = parts;
+  describe(name, item ? detailsOf(item) : note);
+  document.title = `${name} · look-alikes · Akin`;
+  if (!item) return;
+  const at = (image) => toAddress({ ...query, parts: [part({ item: item.item_id, image: image.id })] });
+  if (item.images.length > 1) find("query-views").replaceChildren(...views(item, shown, at));
+  const page = pageOf(item);
+  find("query-link").hidden = page === null;
+  if (page !== null) find("query-link").href = page;
 }
 
-function showFound({ hits, encoder, took_ms: took }, none) {
-  find("results").ariaBusy = "false";
-  find("hits").replaceChildren(...hits.map(hit));
-  find("facts").textContent = hits.length
-    ? `${count(hits.length, "look-alike")} · ${Math.max(1, Math.round(took))} ms · ${encoder}`
-    : none;
-  const best = hits.length ? `, the best ${percent(hits[0].score)} alike` : "";
-  announce(`${count(hits.length, "look-alike")}${best}`);
-  find("results-title").focus({ preventScroll: true });
+async function showRequest() {
+  const { curl, python } = await asPrograms(query);
+  find("curl").textContent = curl;
+  find("python").textContent = python;
 }
 
-function searchBy(file) {
-  const number = Date.now();
-  uploads.set(number, { file, url: URL.createObjectURL(file) });
-  go("/", { upload: number });
+const hrefOf = ({ image, item }) => toAddress({ ...query, parts: [part({ item: item.item_id, image: image.id })] });
+
+/** Go to another query: an entry of the history of its own. */
+function go(next) {
+  history.pushState(null, "", toAddress(next));
+  window.scrollTo(0, 0);
+  show();
 }
 
-function meansAdding(number) {
-  return number > 1 || empty || find("import").open;
+/** Change a detail of the query: the address changes with it, the history does not grow with every movement. */
+function revise(change) {
+  query = { ...query, ...change };
+  history.replaceState(null, "", toAddress(query));
+  clearTimeout(settling);
+  settling = setTimeout(() => show(false), SETTLE_MS);
 }
 
-function add(files) {
-  addPictures(files, { done: afterImport, signedOut: leave });
+/** The parts of the query changed: weights are details, another set of parts is another search. */
+function reweigh(parts) {
+  const alone = parts.length === 1 && query.parts.length > 1;
+  if (parts.length === query.parts.length && parts.every((one, at) => same(one, query.parts[at]))) revise({ parts });
+  else go({ ...query, parts: alone ? [{ ...parts[0], weight: 1 }] : parts });
 }
 
-function afterImport() {
-  answers.clear();
-  wall = null;
-  showSize();
-  if (!find("start").hidden) show();
+const subjectOf = ({ item, image, url, upload, crop }) => JSON.stringify([item ?? [image, url, upload], crop]);
+const same = (one, other) => subjectOf(one) === subjectOf(other);
+
+function steered({ image }, direction) {
+  add([part({ image: image.id, weight: direction * STEER })]);
 }
 
-async function showSize() {
+function add(parts) {
+  const room = MOST_PARTS - query.parts.length;
+  if (parts.length > room) report(new Error(`A search takes ${MOST_PARTS} pictures at most.`));
+  if (room > 0) go({ ...query, parts: [...query.parts, ...parts.slice(0, room)] });
+}
+
+async function more() {
+  const { signal } = asked;
+  find("more").disabled = true;
   try {
-    const { name, items, images } = await api.catalog();
-    find("size").textContent = `${count(items, "item")}, ${count(images, "picture")} in the catalog “${name}”`;
+    const hits = await askMore(query, signal);
+    showMore(hits, await ask(query, signal), { hrefOf, steered });
   } catch (problem) {
-    if (problem.status === 401) leave();
+    if (signal.aborted) return;
+    // The list that was frozen for this search is gone after some minutes.
+    if (problem.code === "cursor_expired") forget(query);
+    report(problem, problem.code === "cursor_expired" ? show : more);
+  } finally {
+    find("more").disabled = false;
   }
 }
 
@@ -186,37 +157,17 @@ function followLinks(event) {
   const plain = event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
   if (!link || !plain) return;
   event.preventDefault();
-  go(link.getAttribute("href"));
+  go(fromAddress(new URL(link.href).search));
 }
 
 document.addEventListener("click", followLinks);
-window.addEventListener("popstate", show);
-onFiles({
-  purpose: (number) => (meansAdding(number) ? "Drop to add to the catalog" : "Drop to find look-alikes"),
-  picked: (files) => (meansAdding(files.length) ? add(files) : searchBy(files[0])),
-});
-find("retry").addEventListener("click", show);
+window.addEventListener("popstate", () => show());
+onRefining(revise);
+onAsked({ search: (parts) => go({ ...NOTHING, where: query.where, parts }), add });
+find("more").addEventListener("click", more);
 find("shuffle").addEventListener("click", () => {
-  wall = null;
+  shuffle();
   show();
 });
-find("add").addEventListener("click", openImport);
-find("add-first").addEventListener("click", openImport);
-find("import-files").addEventListener("change", (event) => {
-  const files = [...event.target.files];
-  event.target.value = "";
-  add(files);
-});
-find("signout").addEventListener("click", async () => {
-  try {
-    await api.signOut();
-    location.assign("/signin");
-  } catch (problem) {
-    report(problem);
-  }
-});
-// A page that the browser kept may be shown again after signing out: asking anything finds out.
-window.addEventListener("pageshow", (event) => event.persisted && showSize());
 
 show();
-showSize();

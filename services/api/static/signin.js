@@ -15,8 +15,7 @@ async function enter(key, hint = "") {
   button.textContent = "Signing in…";
   try {
     await signIn(key);
-    // The page that was asked for, where there was one.
-    location.replace(`/${location.search}`);
+    location.replace(wanted());
   } catch (problem) {
     button.disabled = false;
     button.textContent = "Sign in";
@@ -24,6 +23,14 @@ async function enter(key, hint = "") {
     field.ariaInvalid = "true";
     field.focus();
   }
+}
+
+/** The page that was asked for, where there was one; never another site, whatever the address says. */
+function wanted() {
+  const next = new URLSearchParams(location.search).get("next") ?? "/";
+  if (!URL.canParse(next, location.origin)) return "/";
+  const address = new URL(next, location.origin);
+  return address.origin === location.origin ? address.href : "/";
 }
 
 function enterByLink() {

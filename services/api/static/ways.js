@@ -1,0 +1,50 @@
+/** The ways to ask with a picture of one's own: chosen, taken, dropped, pasted, or by its address. */
+
+import { find } from "./dom.js";
+import { onFiles } from "./picking.js";
+import { MOST_PARTS, part } from "./query.js";
+import { may } from "./shell.js";
+import { handOver, keep } from "./uploads.js";
+import { isEmpty } from "./wall.js";
+
+const WEB = /^https?:\/\/\S+$/i;
+
+/** `search` gets the parts of a new query, `add` those that go with the one that is shown. */
+export function onAsked({ search, add }) {
+  const byAddress = (text) => WEB.test(text) && (search([part({ url: text })]), true);
+
+  onFiles({
+    inputs: document.querySelectorAll("[data-search]"),
+    purpose: (number) => (meansAdding(number) ? "Drop to add to the catalog" : "Drop to find look-alikes"),
+    picked: async (files) => {
+      if (meansAdding(files.length)) await toCatalog(files);
+      else search(await uploaded(files.slice(0, MOST_PARTS)));
+    },
+    pasted: byAddress,
+  });
+  find("add-part").addEventListener("change", async ({ target }) => {
+    const files = [...target.files];
+    target.value = "";
+    add(await uploaded(files));
+  });
+  find("by-address").addEventListener("submit", (event) => {
+    event.preventDefault();
+    byAddress(find("address").value.trim());
+  });
+}
+
+async function uploaded(files) {
+  const parts = [];
+  for (const file of files) parts.push(part({ upload: await keep(file) }));
+  return parts;
+}
+
+/** In an empty catalog there is nothing to find, and nobody searches with so many: they are meant for the catalog. */
+function meansAdding(number) {
+  return may("ingest") && (number > MOST_PARTS || isEmpty());
+}
+
+async function toCatalog(files) {
+  await handOver(files);
+  location.assign("/upload");
+}
