@@ -113,16 +113,23 @@ def list_keys(call: Call[None, None]) -> KeyList:
     repeatable=False,
 )
 def create_key(call: Call[None, KeyCreate]) -> KeyCreated:
-    """Make a key. Its secret is in this answer only."""
+    """Make a key. Its secret is in this answer only.
+
+    A publishable key stands in web pages and is no secret: the list of keys shows it.
+    """
     _refuse_bound(call.caller)
+    body = call.body
     with call.services.database.transaction() as session:
-        catalog = catalogs.by_name(session, call.body.catalog).id if call.body.catalog else None
-        return KeyCreated(key=keys.create(session, call.body.name, call.body.scopes, catalog))
+        if body.origins is not None:
+            catalog_id = catalogs.by_name(session, body.catalog or catalogs.DEFAULT).id
+            return KeyCreated(key=keys.create_publishable(session, body.name, catalog_id, body.origins))
+        catalog = catalogs.by_name(session, body.catalog).id if body.catalog else None
+        return KeyCreated(key=keys.create(session, body.name, body.scopes, catalog))
 
 
 @router.route("DELETE", "/v1/admin/keys/<id64:key_id>", scope=Scope.ADMIN, status=HTTPStatus.NO_CONTENT)
 def revoke_key(call: Call[None, None], key_id: int) -> None:
-    """End a key at once."""
+    """End a key at once; a publishable one within two seconds."""
     _refuse_bound(call.caller)
     with call.services.database.transaction() as session:
         keys.revoke(session, key_id)

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from flask import Flask, Response
-from werkzeug.routing import IntegerConverter, Map
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import IntegerConverter
 
-from services.api import admin, audits, errors, health, images, imports, items, jobs, openapi, pages, search
+from services.api import (
+    admin,
+    audits,
+    auth,
+    cors,
+    duplicates,
+    errors,
+    health,
+    images,
+    imports,
+    items,
+    jobs,
+    openapi,
+    pages,
+    search,
+    similar,
+    widget,
+)
 from services.api.contract import check_address
 from services.api.snapshots import Snapshots
 from services.config import MEGABYTE
 from services.secret_key import secret_key
 from services.wiring import Services
 
-ROUTERS = (images.router, imports.router, jobs.router, items.router, search.router, admin.router, audits.router)
+ROUTERS = (
+    images.router,
+    imports.router,
+    jobs.router,
+    items.router,
+    search.router,
+    similar.router,
+    widget.router,
+    admin.router,
+    audits.router,
+    duplicates.router,
+)
 MAX_FORM_TEXT = 16 * MEGABYTE
 
 HEADERS = {
@@ -26,10 +55,9 @@ HEADERS = {
 
 
 class Id64(IntegerConverter):
-    """Ids that a database can hold; larger ones are not found."""
+    """Ids of at most 18 digits, which every database can hold; longer ones are no address of anything."""
 
-    def __init__(self, url_map: Map) -> None:
-        super().__init__(url_map, max=2**63 - 1)
+    regex = r"\d{1,18}"
 
 
 def create_app(services: Services) -> Flask:
@@ -58,6 +86,10 @@ def create_app(services: Services) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["akin"] = services
     app.extensions[jobs.SNAPSHOTS] = Snapshots()
+    app.extensions[auth.REMEMBERED] = auth.remembered_keys()
+    if settings.proxies:
+        near = settings.proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=near, x_proto=near, x_host=near)  # type: ignore[method-assign]
     errors.install(app)
     app.before_request(check_address)
     app.after_request(_harden)
@@ -65,7 +97,10 @@ def create_app(services: Services) -> Flask:
         app.register_blueprint(router.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(pages.blueprint)
-    app.extensions["akin.openapi"] = openapi.document([o for router in ROUTERS for o in router.operations])
+    app.register_blueprint(widget.blueprint)
+    operations = [operation for router in ROUTERS for operation in router.operations]
+    cors.install(app, operations)
+    app.extensions["akin.openapi"] = openapi.document(operations)
     return app
 
 

@@ -1,20 +1,34 @@
-"""Who asks, and may they? Keys in the Authorization header, or the session cookie of a signed-in browser."""
+"""Who asks, and may they? Keys in the Authorization header, or the session cookie of a signed-in browser.
+
+Publishable keys stand in the pages of a shop, for anybody to read. Such a key is held to the origins of the shop, which
+browsers name truthfully: other sites' pages cannot use it in their visitors' browsers. A program that is no browser
+can say any origin, so the check keeps nobody from asking; it may see what the shop's pages show anyway, no more, and
+`services/api/rate_limit.py` bounds how often.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
-from flask import Request, session
+from flask import Request, current_app, g, session
+from sqlalchemy.orm import Session
 
 from services.catalog import catalogs, keys
 from services.catalog.keys import Scope
 from services.catalog.models import Key
 from services.errors import Forbidden, Unauthorized
+from services.search.caching import Recent
 from services.wiring import Services
 
 SESSION_KEY = "key"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# Where the application keeps its `remembered_keys`.
+REMEMBERED = "akin.keys"
+# For so long a process takes a publishable key for valid: its revocation may take this long.
+REMEMBERED_SECONDS: Final = 2.0
+MOST_REMEMBERED: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,27 @@ class Caller:
     scopes: frozenset[Scope]
     bound_to: int | None
     catalog_id: int
+    # The key is publishable: anybody may have it.
+    public: bool = False
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What of a key outlives the session that it was read in."""
+
+    id: int
+    scopes: frozenset[Scope]
+    catalog_id: int | None
+    public: bool
+    origins: frozenset[str]
+
+
+RememberedKeys = Recent[str, _Known]
+
+
+def remembered_keys() -> RememberedKeys:
+    """Publishable keys, each for a moment after it was read: pages of a shop ask with the same one all the time."""
+    return RememberedKeys(MOST_REMEMBERED, REMEMBERED_SECONDS)
 
 
 def authenticate(services: Services, request: Request, scope: Scope) -> Caller:
@@ -35,28 +70,52 @@ def authenticate(services: Services, request: Request, scope: Scope) -> Caller:
         Forbidden: the key lacks the scope or is bound to another catalog, or another site sent the request.
         NotFound: there is no catalog of the requested name.
     """
+    secret = bearer(request) or _in_address(request, scope)
+    key = None
+    if secret is not None and secret.startswith(keys.PUBLISHABLE):
+        key = _publishable(services, secret)
+        _refuse_other_origins(request, key.origins)
+        if key.catalog_id is not None and "catalog" not in request.args:
+            return _caller(key, scope, key.catalog_id)
     with services.database.reading() as database:
-        secret = bearer(request)
-        if secret is not None:
-            key = keys.authenticate(database, secret)
-        elif SESSION_KEY in session:
-            _refuse_other_sites(request)
-            key = keys.by_id(database, session[SESSION_KEY])
-        else:
-            raise Unauthorized("send your API key as `Authorization: Bearer akin_…`")
         if key is None:
-            raise Unauthorized("this key is unknown or revoked")
-        scopes = granted(key)
-        if scope not in scopes:
-            raise Forbidden(f"this key lacks the scope `{scope.value}`", code="missing_scope")
+            key = _secret_key(database, request, secret)
         name = request.args.get("catalog")
         if key.catalog_id is not None and name is None:
-            catalog_id = key.catalog_id
-        else:
-            catalog_id = catalogs.by_name(database, name or catalogs.DEFAULT).id
-            if key.catalog_id not in (None, catalog_id):
-                raise Forbidden("this key is bound to another catalog", code="other_catalog")
-        return Caller(key.id, scopes, key.catalog_id, catalog_id)
+            return _caller(key, scope, key.catalog_id)
+        return _caller(key, scope, catalogs.by_name(database, name or catalogs.DEFAULT).id)
+
+
+def _publishable(services: Services, secret: str) -> _Known:
+    remembered: RememberedKeys = current_app.extensions[REMEMBERED]
+    known = remembered.get(secret)
+    if known is None:
+        with services.database.reading() as database:
+            known = _known(keys.authenticate(database, secret))
+        # Only keys that exist are kept, so what strangers send takes no room.
+        remembered.put(secret, known)
+    return known
+
+
+def _secret_key(database: Session, request: Request, secret: str | None) -> _Known:
+    """The key of a secret, or of the browser that was signed in with one."""
+    if secret is not None:
+        return _known(keys.authenticate(database, secret))
+    if SESSION_KEY not in session:
+        raise Unauthorized("send your API key as `Authorization: Bearer akin_…`")
+    _refuse_other_sites(request)
+    key = _known(keys.by_id(database, session[SESSION_KEY]))
+    if key.public:
+        raise Unauthorized("a publishable key signs nobody in")
+    return key
+
+
+def _caller(key: _Known, scope: Scope, catalog_id: int) -> Caller:
+    if scope not in key.scopes:
+        raise Forbidden(f"this key lacks the scope `{scope.value}`", code="missing_scope")
+    if key.catalog_id not in (None, catalog_id):
+        raise Forbidden("this key is bound to another catalog", code="other_catalog")
+    return Caller(key.id, key.scopes, key.catalog_id, catalog_id, key.public)
 
 
 def bearer(request: Request) -> str | None:
@@ -65,9 +124,51 @@ def bearer(request: Request) -> str | None:
     return secret.strip() or None if kind.lower() == "bearer" else None
 
 
+def _in_address(request: Request, scope: Scope) -> str | None:
+    """The publishable key in the address, where pictures and beacons may have it: they send no headers of ours."""
+    given = request.args.get("key") if scope is Scope.WIDGET else None
+    if given is not None and not given.startswith(keys.PUBLISHABLE):
+        raise Unauthorized("addresses are written to logs: only publishable keys, `pk_…`, may stand in one")
+    return given
+
+
 def granted(key: Key) -> frozenset[Scope]:
-    """A key's scopes; `admin` includes the others."""
-    return frozenset(Scope) if Scope.ADMIN in key.scopes else frozenset(map(Scope, key.scopes))
+    """A key's scopes; `admin` includes the others, `search` includes `widget`."""
+    if Scope.ADMIN in key.scopes:
+        return frozenset(Scope)
+    return frozenset(map(Scope, key.scopes)) | ({Scope.WIDGET} if Scope.SEARCH in key.scopes else set())
+
+
+def _known(key: Key | None) -> _Known:
+    if key is None:
+        raise Unauthorized("this key is unknown or revoked")
+    return _Known(key.id, granted(key), key.catalog_id, key.public is not None, frozenset(key.origins or ()))
+
+
+def _refuse_other_origins(request: Request, origins: frozenset[str]) -> None:
+    """A publishable key is for its own pages, as far as browsers say whose page asks.
+
+    | what the browser sends | when | taken |
+    | --- | --- | --- |
+    | Origin | requests of scripts to another origin, POST, `<img crossorigin>` | if it is one of the key's |
+    | no Origin, Sec-Fetch-Site: same-origin | GET by Akin's own pages | if Akin's own origin is one of the key's |
+    | no Origin, Sec-Fetch-Dest: image | a plain `<img>` | for pictures |
+    | neither | no browser, or plain http to another machine | no |
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None:
+        if origin in origins:
+            g.allowed_origin = origin
+            return
+        raise Forbidden(f"this key is not for pages of {origin[:200]}", code="other_origin")
+    if request.method in SAFE_METHODS:
+        own = any(urlsplit(allowed).netloc == request.host for allowed in origins)
+        if own and request.headers.get("Sec-Fetch-Site") == "same-origin":
+            return
+        picture = request.path.endswith("/thumbnail")
+        if picture and request.headers.get("Sec-Fetch-Dest") == "image":
+            return
+    raise Forbidden("a publishable key is for pages of its origins, in browsers", code="other_origin")
 
 
 def _refuse_other_sites(request: Request) -> None:

@@ -28,7 +28,11 @@ BodyT = TypeVar("BodyT", bound=BaseModel | None)
 
 JSON = "application/json"
 FORM = "multipart/form-data"
+# JSON all the same: what navigator.sendBeacon may send to another origin without asking first.
+TEXT = "text/plain"
 CHUNK_BYTES = 1024 * 1024
+# What a page of a shop may send at once.
+VISITOR_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,11 @@ class Router:
                 caller = authenticate(services, request, scope)
                 if bulk:
                     request.max_content_length = services.settings.max_request_bytes
-                checked = _checked(query or NoQuery, request.args.to_dict(), ignore="catalog")
+                # What `authenticate` reads is no parameter of the route.
+                ignored = ("catalog", "key") if scope is Scope.WIDGET else ("catalog",)
+                if scope is Scope.WIDGET:
+                    request.max_content_length = VISITOR_BYTES
+                checked = _checked(query or NoQuery, request.args.to_dict(), ignored)
                 sent: Any = {}
                 attached: tuple[FileStorage, ...] = ()
                 if stream:
@@ -159,7 +167,7 @@ class Router:
 def _body(accepts: tuple[str, ...], files: tuple[str, ...]) -> tuple[Any, tuple[FileStorage, ...]]:
     """What was sent, as the members of the body's type, and its files."""
     _check_type(accepts)
-    if request.mimetype == JSON:
+    if request.mimetype in (JSON, TEXT):
         return json_body(), ()
     sent: dict[str, Any] = {}
     for name, values in request.form.lists():
@@ -206,11 +214,11 @@ def _single(name: str, parts: list[FileStorage], binary: bool) -> bytes | str:
         raise InvalidRequest(f"{name}: is not UTF-8 text") from error
 
 
-def _checked(model: type[BaseModel], sent: Mapping[str, Any], ignore: str = "") -> BaseModel:
+def _checked(model: type[BaseModel], sent: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> BaseModel:
     if not isinstance(sent, dict):
         raise InvalidRequest("the body must be a JSON object")
     try:
-        return model.model_validate({name: value for name, value in sent.items() if name != ignore})
+        return model.model_validate({name: value for name, value in sent.items() if name not in ignored})
     except ValidationError as error:
         raise invalid(error) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from flask import Response
+from flask import Response, request
 
 from services import content, ingest
 from services.api import present
@@ -28,7 +28,8 @@ from services.ingest import Upload
 
 router = Router("images")
 
-# A picture never changes under its id, but it may be deleted: caches may keep it for a day, browsers only.
+# A picture never changes under its id, but it may be deleted: caches may keep it for a day, and shared ones, such as
+# a CDN, those that anybody may see.
 CACHE = "private, max-age=86400, immutable"
 
 
@@ -93,16 +94,24 @@ def delete_image(call: Call[None, None], image_id: int) -> None:
 @router.route(
     "GET",
     "/v1/images/<id64:image_id>/thumbnail",
-    scope=Scope.SEARCH,
+    scope=Scope.WIDGET,
     query=ThumbnailQuery,
     media_types=(MEDIA_TYPE,),
     errors=(ImageRejected,),
 )
 def get_thumbnail(call: Call[ThumbnailQuery, None], image_id: int) -> Response:
-    """A small WebP of the picture."""
+    """A small WebP of the picture.
+
+    With a publishable key, `?key=pk_…`, it is for `<img>` of the key's pages.
+    """
     with call.services.database.reading() as session:
         image = items.get_image(session, call.caller.catalog_id, image_id)
-    return _picture(content.thumbnail(call.services, image, call.query.size), MEDIA_TYPE)
+    response = _picture(content.thumbnail(call.services, image, call.query.size), MEDIA_TYPE)
+    if call.caller.public:
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        if "key" in request.args:  # else the address does not say whose catalog it is
+            response.headers["Cache-Control"] = CACHE.replace("private", "public")
+    return response
 
 
 @router.route(

@@ -1,4 +1,4 @@
-"""API keys: 256 random bits, kept as SHA-256 only."""
+"""API keys: 256 random bits, kept as SHA-256 only; and publishable ones, which stand in the pages of a shop."""
 
 from __future__ import annotations
 
@@ -6,27 +6,40 @@ import hashlib
 import secrets
 from collections.abc import Collection, Sequence
 from enum import StrEnum
+from typing import Final
+from urllib.parse import urlsplit
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
 from services.catalog.models import Key
-from services.errors import NotFound
+from services.errors import InvalidRequest, NotFound
 
 LOCAL = "this machine, while akin up runs"
+# What a publishable key begins with.
+PUBLISHABLE = "pk_"
+MOST_ORIGINS = 50
+PORTS: Final = {"http": 80, "https": 443}
 
 
 class Scope(StrEnum):
-    """What a key may do; `admin` includes the others."""
+    """What a key may do; `admin` includes the others, `search` includes `widget`."""
 
     SEARCH = "search"
     INGEST = "ingest"
     ADMIN = "admin"
+    WIDGET = "widget"
 
 
 def create(session: Session, name: str, scopes: Collection[Scope], catalog_id: int | None = None) -> str:
-    """Make a key and return its secret, which cannot be had again."""
+    """Make a key and return its secret, which cannot be had again.
+
+    Raises:
+        InvalidRequest: the scope `widget` alone is that of publishable keys.
+    """
+    if set(scopes) == {Scope.WIDGET}:
+        raise InvalidRequest("a key for web pages needs a catalog and the origins of the pages")
     secret = f"akin_{secrets.token_urlsafe(32)}"
     session.add(
         Key(
@@ -38,6 +51,56 @@ def create(session: Session, name: str, scopes: Collection[Scope], catalog_id: i
         )
     )
     return secret
+
+
+def create_publishable(session: Session, name: str, catalog_id: int, origins: Collection[str]) -> str:
+    """Make a key for the pages of these origins, and return it: no secret, so it can be read again.
+
+    Raises:
+        InvalidRequest: there is no origin, too many, or one that is none.
+    """
+    allowed = list(dict.fromkeys(map(origin_of, origins)))
+    if not 0 < len(allowed) <= MOST_ORIGINS:
+        raise InvalidRequest(f"a publishable key has 1 to {MOST_ORIGINS} origins", code="invalid_origin")
+    public = PUBLISHABLE + secrets.token_urlsafe(24)
+    session.add(
+        Key(
+            name=name,
+            prefix=public[:12],
+            sha256=_digest(public),
+            scopes=[Scope.WIDGET.value],
+            public=public,
+            origins=allowed,
+            catalog_id=catalog_id,
+        )
+    )
+    return public
+
+
+def origin_of(text: str) -> str:
+    """An origin as browsers write it: `https://shop.example`, with the port where it is not the scheme's own.
+
+    Raises:
+        InvalidRequest: it is none, or stands for more than one.
+    """
+    try:
+        parts = urlsplit(text.strip())
+        host, port = parts.hostname or "", parts.port
+        # A name in other letters is compared in the form in which browsers send it.
+        host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
+    except ValueError:  # among them UnicodeError
+        parts, host, port = urlsplit(""), "", None
+    more = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
+    if parts.scheme not in PORTS or not host or more or "*" in host or any(map(str.isspace, host)):
+        raise InvalidRequest(
+            f"{text[:200]!r} is no origin: give scheme and host, such as https://shop.example", code="invalid_origin"
+        )
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, PORTS[parts.scheme]) else "")
+
+
+def publishable(session: Session, catalog_id: int) -> Sequence[Key]:
+    """The publishable keys of a catalog."""
+    return [key for key in all_of(session) if key.public is not None and key.catalog_id == catalog_id]
 
 
 def authenticate(session: Session, secret: str) -> Key | None:

@@ -41,8 +41,8 @@ from tests.servers import free_ports, wait_until
 
 ORIGIN = "https://shop.example"
 EMPTY, CACHED, UNCHANGED = "an empty route", "similar items, kept ranking", "the same, unchanged (304)"
-SECONDS = 4.0
-ROUNDS = 5
+SECONDS = 3.0
+ROUNDS = 3
 WANTED = 0.3
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 from rich.progress import Progress
-from services.facets import facets_of
 from sqlalchemy import update
 
 from services import additions
@@ -26,6 +25,7 @@ from services.config import load_settings
 from services.datasets.source import open_source
 from services.encoders.torch_encoder import TorchEncoder
 from services.errors import ImageRejected, InvalidRequest
+from services.facets import facets_of
 from services.images.decode import Limits
 from services.images.preprocess import Preprocessing, preprocess
 from services.samples import write_samples

@@ -1,0 +1,298 @@
+"""The widget in the pages of a shop, which are of another origin than Akin."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from services.client import AkinClient, UploadFile
+from services.samples import MANIFEST_NAME, write_samples
+from services.stack.background import background_stack
+from tests.servers import free_ports, wait_until
+
+pytestmark = pytest.mark.browser
+
+PICTURES = 40  # of ten items
+# Before anything of the page runs: what moves while it loads.
+SHIFTS = """
+window.shifts = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running Akin that keeps events, and the items that it was filled with."""
+
+    url: str
+    key: str
+    data_dir: Path
+    items: list[dict[str, Any]]
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        response = httpx.request(method, self.url + path, json=body, headers=headers).raise_for_status()
+        return response.json() if response.content else None
+
+    def publishable(self, *origins: str) -> str:
+        made = self.call("POST", "/v1/admin/keys", {"name": "shop", "scopes": ["widget"], "origins": list(origins)})
+        key: str = made["key"]
+        return key
+
+    def events(self) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.data_dir / "akin.db")) as database:
+            return database.execute("SELECT kind, item_id, shown, rank, index_id FROM events ORDER BY id").fetchall()
+
+
+@pytest.fixture(scope="module")
+def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """`akin up` with sample products; needs the browser, so that none is started in vain."""
+    folder, data_dir = tmp_path_factory.mktemp("samples"), tmp_path_factory.mktemp("stack")
+    write_samples(folder, PICTURES)
+    records = [json.loads(line) for line in (folder / MANIFEST_NAME).read_text().splitlines()]
+    items = list({record["item_id"]: record for record in records}.values())
+    files = [
+        UploadFile(file, (folder / file).read_bytes(), record) for record in records for file in [record.pop("file")]
+    ]
+    (port,) = free_ports(1)
+    with background_stack(data_dir, environment={"AKIN_PORT": str(port), "AKIN_EVENT_DAYS": "7"}) as state:
+        with AkinClient(state.api_url, state.api_key) as client:
+            assert client.wait(client.import_files(files).id, interval=0.1).indexed == PICTURES
+        yield Stack(state.api_url, state.api_key, data_dir, items)
+
+
+@dataclass
+class Shop:
+    """A site of another origin, on a port of its own; `pages` are its HTML by path."""
+
+    port: int
+    pages: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def other_origin(self) -> str:
+        """Another name of the same site, and so another origin."""
+        return f"http://localhost:{self.port}"
+
+    def put(self, path: str, stack: Stack, key: str, attributes: str, page: str = "") -> None:
+        """A product page with the widget, and a text below it."""
+        self.pages[path] = f"""<!doctype html><html {page or 'lang="en"'}><head><title>Shop</title>
+            <script async src="{stack.url}/widget.js"></script></head>
+            <body><h1>A product</h1>
+            <akin-similar style="display: block; min-height: 300px" key="{key}" {attributes}></akin-similar>
+            <p id="below">Below</p></body></html>"""
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    """A site that serves what a test puts there."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = shop.pages.get(
+                self.path, "<!doctype html><title>Product</title><link rel=icon href=data:,>"
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_arguments: Any) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    shop = Shop(server.server_address[1])
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    yield shop
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, console_errors: list[str]) -> Page:
+    """An empty page that counts what moves in it."""
+    context.add_init_script(SHIFTS)
+    return context.new_page()
+
+
+def eventually(condition: Callable[[], bool], page: Page, what: str) -> None:
+    """Wait with the browser's events going on."""
+    wait_until(lambda: page.wait_for_timeout(20) or condition(), what, seconds=20)
+
+
+def test_a_page_of_another_origin_shows_similar_items_without_moving(stack: Stack, shop: Shop, page: Page) -> None:
+    item = stack.items[0]["item_id"]
+    shop.put("/p", stack, stack.publishable(shop.origin), f'item="{item}" limit="5" heading="You may also like"')
+
+    page.goto(f"{shop.origin}/p")
+
+    links = page.get_by_role("listitem").get_by_role("link")
+    expect(links).to_have_count(5)
+    expect(page.get_by_role("list", name="You may also like")).to_be_visible()
+    wanted = stack.call("GET", f"/v1/items/{item}/similar?limit=5")["hits"]
+    for at, hit in enumerate(wanted):
+        expect(links.nth(at)).to_have_attribute("href", hit["item"]["url"])
+        expect(links.nth(at).get_by_role("img")).to_have_attribute("alt", hit["item"]["title"])
+        expect(links.nth(at)).to_contain_text(re.compile(r"€[\d,.]+"))
+    first = links.first.get_by_role("img")
+    eventually(lambda: first.evaluate("image => image.complete && image.naturalWidth > 0"), page, "a picture")
+    assert first.evaluate("image => image.currentSrc").startswith(f"{stack.url}/v1/images/")
+    assert page.evaluate("window.shifts") == 0
+
+
+def test_what_visitors_see_and_go_to_is_reported_by_pointer_and_keyboard(stack: Stack, shop: Shop, page: Page) -> None:
+    item = stack.items[1]["item_id"]
+    key = stack.publishable(shop.origin)
+    shop.put("/p", stack, key, f'item="{item}" limit="3" link="/to/{{item}}"')
+    before = len(stack.events())
+    page.goto(f"{shop.origin}/p")
+    links = page.get_by_role("listitem").get_by_role("link")
+    expect(links).to_have_count(3)
+    answer = stack.call("GET", f"/v1/items/{item}/similar?limit=3")
+    shown = [hit["item"]["item_id"] for hit in answer["hits"]]
+
+    eventually(lambda: len(stack.events()) > before, page, "the impression")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{shop.origin}/to/{shown[1]}")
+    eventually(lambda: len(stack.events()) > before + 1, page, "the click by keyboard")
+    page.go_back()
+    expect(links).to_have_count(3)
+    links.first.click()
+    page.wait_for_url(f"{shop.origin}/to/{shown[0]}")
+    eventually(lambda: ("click", item, json.dumps(shown[:1]), 1, answer["index"]) in stack.events(), page, "the click")
+
+    seen, clicked = stack.events()[before : before + 2]
+    assert seen == ("impression", item, json.dumps(shown), None, answer["index"])
+    assert clicked == ("click", item, json.dumps(shown[1:2]), 2, answer["index"])
+
+
+def test_a_page_of_an_origin_that_the_key_is_not_for_shows_nothing(
+    stack: Stack, shop: Shop, page: Page, console_errors: list[str]
+) -> None:
+    item = stack.items[0]["item_id"]
+    shop.put("/p", stack, stack.publishable(shop.origin), f'item="{item}" heading="You may also like"')
+
+    with page.expect_response(re.compile("/similar")) as refusal:
+        page.goto(f"{shop.other_origin}/p")
+
+    assert refusal.value.status == 403
+    expect(page.locator("akin-similar")).to_be_hidden()
+    expect(page.locator("#below")).to_be_visible()
+    # That the answer was 403 is said by the browser itself; the widget adds nothing.
+    assert all("403" in text for text in console_errors)
+    console_errors.clear()
+
+
+def test_nothing_is_shown_where_nothing_is_similar_and_the_row_goes_with_the_items(
+    stack: Stack, shop: Shop, page: Page, console_errors: list[str]
+) -> None:
+    key = stack.publishable(shop.origin)
+    shop.put("/p", stack, key, 'item="unknown" heading="You may also like"')
+
+    with page.expect_response(re.compile("/similar")):
+        page.goto(f"{shop.origin}/p")
+
+    expect(page.locator("akin-similar")).to_be_hidden()
+    console_errors.clear()  # of the browser: 404
+    page.locator("akin-similar").evaluate(
+        "(element, item) => element.setAttribute('item', item)", stack.items[0]["item_id"]
+    )
+    expect(page.get_by_role("listitem").get_by_role("link")).to_have_count(8)
+
+
+def test_links_lead_to_the_web_only_and_pages_may_take_them_over(stack: Stack, shop: Shop, page: Page) -> None:
+    item = stack.items[2]["item_id"]
+    first, other = (hit["item"] for hit in stack.call("GET", f"/v1/items/{item}/similar?limit=2")["hits"])
+    nearest, second = first["item_id"], other["item_id"]
+    stack.call("PUT", f"/v1/items/{nearest}", {"url": "javascript:document.body.remove()", "title": "<b>Bold</b>"})
+    shop.put("/p", stack, stack.publishable(shop.origin), f'item="{item}" limit="2"')
+    page.goto(f"{shop.origin}/p")
+    places = page.get_by_role("listitem")
+    expect(places).to_have_count(2)
+    expect(places.first).to_contain_text("<b>Bold</b>")
+    expect(places.first.get_by_role("link")).to_have_count(0)
+
+    page.evaluate("""addEventListener("akin-click", (event) => {
+        event.preventDefault();
+        document.title = `${event.detail.rank} ${event.detail.item.item_id}`;
+    })""")
+    places.nth(1).get_by_role("link").click()
+
+    expect(page).to_have_title(f"2 {second}")
+    assert page.url == f"{shop.origin}/p"
+    stack.call("PUT", f"/v1/items/{nearest}", {"url": first["url"], "title": first["title"]})  # others look at it too
+
+
+def test_the_row_follows_language_and_direction_of_the_page(stack: Stack, shop: Shop, page: Page) -> None:
+    item, key = stack.items[0]["item_id"], stack.publishable(shop.origin)
+    shop.put("/p", stack, key, f'item="{item}" limit="3"', page='lang="de" dir="rtl"')
+
+    page.goto(f"{shop.origin}/p")
+
+    places = page.get_by_role("listitem")
+    expect(places.get_by_role("link")).to_have_count(3)
+    expect(places.first).to_contain_text(re.compile(r"\d,\d\d\s€"))
+    left, right = (places.nth(at).bounding_box() for at in (1, 0))
+    assert left
+    assert right
+    assert left["x"] + left["width"] <= right["x"]
+
+
+def test_the_demo_product_page_shows_an_item_and_leads_to_similar_ones(stack: Stack, page: Page) -> None:
+    item = stack.items[3]
+    page.goto(f"{stack.url}/signin#{stack.key}")
+    page.wait_for_url(f"{stack.url}/")
+
+    page.goto(f"{stack.url}/demo/product/{item['item_id']}")
+
+    expect(page.get_by_role("heading", level=1)).to_have_text(item["title"])
+    links = page.locator("akin-similar").get_by_role("link")
+    expect(links.first).to_be_visible()
+    shown = stack.call("GET", f"/v1/items/{item['item_id']}/similar?limit=12")["hits"]
+    assert page.evaluate("window.shifts") == 0
+    links.first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(shown[0]["item"]["title"])
+
+
+def test_the_lines_of_the_widget_page_work_in_a_shop(stack: Stack, shop: Shop, page: Page) -> None:
+    page.goto(f"{stack.url}/signin#{stack.key}")
+    page.wait_for_url(f"{stack.url}/")
+    page.goto(f"{stack.url}/widget?item={stack.items[0]['item_id']}")
+    preview = page.locator("#preview").get_by_role("link")
+    expect(preview).to_have_count(8)
+
+    page.get_by_label("Heading").fill('"Ähnliches" & more')
+    page.get_by_label("Items, at most").fill("4")
+    page.get_by_label("Round corners").fill("0")
+    page.get_by_label("Or a new one").fill(shop.origin)
+    page.get_by_role("button", name="Make a key").click()
+    expect(page.locator("#key-origins")).to_have_text(f"For pages of {shop.origin}")
+    expect(preview).to_have_count(4)
+    lines = page.locator("#snippet").inner_text()
+
+    shop.pages["/p"] = f"<!doctype html><html lang=en><title>Shop</title><meta charset=utf-8>{lines}</html>"
+    page.goto(f"{shop.origin}/p")
+    expect(page.get_by_role("list", name='"Ähnliches" & more').get_by_role("link")).to_have_count(4)
+    assert page.locator("akin-similar").evaluate("e => getComputedStyle(e).getPropertyValue('--akin-radius')") == "0px"
