@@ -22,7 +22,7 @@ from services.stack.state import RunState
 # A worker asked to stop finishes its task. Killing it instead loses nothing: its ledger leases run out.
 WORKER_GRACE = 15.0
 # Within it gunicorn's processes notice that their master is gone.
-LAST_RUN_SECONDS = 5.0
+LAST_RUN_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
