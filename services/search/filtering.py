@@ -15,6 +15,7 @@ from services.catalog import found
 from services.catalog.filter_sql import to_sql
 from services.catalog.filters import Filter
 from services.errors import NotFound
+from services.facets import condition
 from services.search.caching import Recent
 from services.vectors.conditions import Condition
 from services.wiring import Services
@@ -61,7 +62,7 @@ def plan(services: Services, catalog_id: int, collection: str, wanted: Filter | 
         if among is not None:
             return Plan("ids", sql, among=among)
         _broad.put((collection, wanted), True)
-    where = _condition(wanted) if _filters(services, collection) else None
+    where = condition(wanted) if _filters(services, collection) else None
     return Plan("database", sql) if where is None else Plan("vectors", sql, where=where)
 
 
@@ -70,12 +71,6 @@ def _filters(services: Services, collection: str) -> bool:
         return services.vectors.filters(collection)
     except NotFound:  # no picture was ever embedded
         return False
-
-
-def _condition(wanted: Filter) -> Condition | None:
-    from services.facets import condition
-
-    return condition(wanted)
 
 
 def _matching(services: Services, catalog_id: int, sql: ColumnElement[bool]) -> tuple[int, ...] | None:
