@@ -13,11 +13,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from flask import Request, current_app, g, session
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from services.catalog import catalogs, keys
-from services.catalog.keys import Scope
-from services.catalog.models import Key
+from services.catalog.keys import Held, Scope
 from services.errors import Forbidden, Unauthorized
 from services.search.caching import Recent
 from services.wiring import Services
@@ -77,34 +76,34 @@ def authenticate(services: Services, request: Request, scope: Scope) -> Caller:
         _refuse_other_origins(request, key.origins)
         if key.catalog_id is not None and "catalog" not in request.args:
             return _caller(key, scope, key.catalog_id)
-    with services.database.reading() as database:
+    with services.database.rows() as database:
         if key is None:
             key = _secret_key(database, request, secret)
         name = request.args.get("catalog")
         if key.catalog_id is not None and name is None:
             return _caller(key, scope, key.catalog_id)
-        return _caller(key, scope, catalogs.by_name(database, name or catalogs.DEFAULT).id)
+        return _caller(key, scope, catalogs.id_of(database, name or catalogs.DEFAULT))
 
 
 def _publishable(services: Services, secret: str) -> _Known:
     remembered: RememberedKeys = current_app.extensions[REMEMBERED]
     known = remembered.get(secret)
     if known is None:
-        with services.database.reading() as database:
+        with services.database.rows() as database:
             known = _known(keys.authenticate(database, secret))
         # Only keys that exist are kept, so what strangers send takes no room.
         remembered.put(secret, known)
     return known
 
 
-def _secret_key(database: Session, request: Request, secret: str | None) -> _Known:
+def _secret_key(database: Connection, request: Request, secret: str | None) -> _Known:
     """The key of a secret, or of the browser that was signed in with one."""
     if secret is not None:
         return _known(keys.authenticate(database, secret))
     if SESSION_KEY not in session:
         raise Unauthorized("send your API key as `Authorization: Bearer akin_…`")
     _refuse_other_sites(request)
-    key = _known(keys.by_id(database, session[SESSION_KEY]))
+    key = _known(keys.signed_in(database, session[SESSION_KEY]))
     if key.public:
         raise Unauthorized("a publishable key signs nobody in")
     return key
@@ -132,14 +131,14 @@ def _in_address(request: Request, scope: Scope) -> str | None:
     return given
 
 
-def granted(key: Key) -> frozenset[Scope]:
+def granted(key: Held) -> frozenset[Scope]:
     """A key's scopes; `admin` includes the others, `search` includes `widget`."""
     if Scope.ADMIN in key.scopes:
         return frozenset(Scope)
     return frozenset(map(Scope, key.scopes)) | ({Scope.WIDGET} if Scope.SEARCH in key.scopes else set())
 
 
-def _known(key: Key | None) -> _Known:
+def _known(key: Held | None) -> _Known:
     if key is None:
         raise Unauthorized("this key is unknown or revoked")
     return _Known(key.id, granted(key), key.catalog_id, key.public is not None, frozenset(key.origins or ()))

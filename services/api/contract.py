@@ -10,7 +10,7 @@ from http import HTTPStatus
 from inspect import cleandoc
 from typing import Any, Generic, TypeVar
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, current_app, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import FileStorage
 
@@ -228,8 +228,7 @@ def _answer(result: Any, status: HTTPStatus, versioned: bool = False) -> Respons
         return result
     if result is None:
         return Response(status=status)
-    response = jsonify(result.model_dump(mode="json"))
-    response.status_code = status
+    response = Response(result.model_dump_json(), status, mimetype=JSON)
     if versioned:
         response.set_etag(hashlib.sha256(repr(result.version()).encode()).hexdigest()[:32], weak=True)
         response.headers["Cache-Control"] = "private, no-cache"

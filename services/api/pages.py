@@ -111,7 +111,7 @@ def _page(template: str, known: Callable[[Session, int], dict[str, bool]] | None
     """
     services: Services = current_app.extensions["akin"]
     with services.database.reading() as database:
-        key = keys.by_id(database, session[SESSION_KEY]) if SESSION_KEY in session else None
+        key = keys.signed_in(database.connection(), session[SESSION_KEY]) if SESSION_KEY in session else None
         if key is not None and not key.public:
             catalog_id = key.catalog_id or catalogs.by_name(database, catalogs.DEFAULT).id
             facts = known(database, catalog_id) if known else {}
@@ -135,7 +135,7 @@ def sign_in() -> Response:
         sent = SessionCreate.model_validate(json_body())
     except ValidationError as error:
         raise invalid(error) from error
-    with services.database.reading() as database:
+    with services.database.rows() as database:
         key = keys.authenticate(database, sent.key)
     if key is None:
         raise Unauthorized("this key is unknown or revoked")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from services.catalog.database import now
@@ -25,8 +25,24 @@ def by_name(session: Session, name: str) -> Catalog:
     """
     catalog = session.scalar(select(Catalog).where(Catalog.name == name, Catalog.deleted_at.is_(None)))
     if catalog is None:
-        raise NotFound(f"there is no catalog {name!r}", code="catalog_not_found")
+        raise _unknown(name)
     return catalog
+
+
+_catalogs = Catalog.__table__.c
+_ID = select(_catalogs.id).where(_catalogs.name == bindparam("name"), _catalogs.deleted_at.is_(None))
+
+
+def id_of(connection: Connection, name: str) -> int:
+    """A catalog's primary key; for every request, so that it is a plain statement.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    found: int | None = connection.execute(_ID, {"name": name}).scalar()
+    if found is None:
+        raise _unknown(name)
+    return found
 
 
 def all_of(session: Session, only: int | None) -> Sequence[Catalog]:
@@ -90,6 +106,10 @@ def retire(session: Session, catalog_id: int) -> None:
         .where(Job.catalog_id == catalog_id, Job.finished_at.is_(None))
         .values(state=JobState.CANCELLED, finished_at=moment)
     )
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"there is no catalog {name!r}", code="catalog_not_found")
 
 
 def _deleted() -> NotFound:

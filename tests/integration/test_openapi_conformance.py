@@ -9,6 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import FailureGroup
+from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from services.api.app import ROUTERS
@@ -37,21 +38,25 @@ def test_every_answer_is_documented(akin: Akin, mode: GenerationMode) -> None:
         with akin.services.database.transaction() as session:
             secret = keys.create(session, "conformance", list(Scope))
 
-        @settings(
-            max_examples=EXAMPLES,
-            suppress_health_check=list(HealthCheck),
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=[Phase.generate],
-        )
-        @given(case=schema[path][operation.method].as_strategy(generation_mode=mode))
-        def ask(case: Case, secret: str = secret) -> None:
-            case.call_and_validate(headers={"Authorization": f"Bearer {secret}"}, excluded_checks=EXCLUDED)
-
         try:
-            ask()
+            _ask(schema[path][operation.method], mode, secret)
         except FailureGroup as failure:
             failures.append(f"{operation.method} {path}: {failure}")
 
     assert not failures, "\n\n".join(failures)
+
+
+def _ask(operation: APIOperation, mode: GenerationMode, secret: str) -> None:
+    @settings(
+        max_examples=EXAMPLES,
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Case) -> None:
+        case.call_and_validate(headers={"Authorization": f"Bearer {secret}"}, excluded_checks=EXCLUDED)
+
+    ask()
