@@ -484,7 +484,7 @@ def test_uploads_and_deletes_meanwhile_are_not_taken_for_disagreement(either_aki
         worker.start()
     try:
         until = time.monotonic() + 12
-        while time.monotonic() < until and not failures:
+        while (time.monotonic() < until or len(image_ids(akin)) <= 10 or len(results) < 3) and not failures:
             job_id = audit.start(services, akin.catalog_id, repair=True)
             audit.advance(services, 60)
             with services.database.reading() as session:
@@ -496,9 +496,7 @@ def test_uploads_and_deletes_meanwhile_are_not_taken_for_disagreement(either_aki
         services.close()
 
     assert failures == []
-    assert len(results) >= 3
     assert {result["summary"] for result in results} == {CLEAN}
-    assert len(image_ids(akin)) > 10
 
 
 def test_an_audit_goes_on_in_another_process_where_it_was_cut_off(
