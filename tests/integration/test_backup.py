@@ -412,8 +412,8 @@ def test_an_interrupted_restore_is_out_of_sight_and_goes_on(filled: Akin, monkey
     monkeypatch.setattr(loading, "image_batches", in_pieces(loading.image_batches, 4))
     calls = iter(range(100))
 
-    def dying(collection: str, ids: list[int], vectors: Any) -> None:
-        upsert(collection, ids, vectors)
+    def dying(collection: str, ids: list[int], vectors: Any, facets: Any) -> None:
+        upsert(collection, ids, vectors, facets)
         if next(calls) == 1:
             raise KeyboardInterrupt
 
