@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import FailureGroup
 from schemathesis.schemas import APIOperation
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from services.api.app import ROUTERS
 from services.catalog import keys
@@ -20,8 +20,9 @@ from tests.integration.conftest import Akin, picture
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 EXAMPLES = 20
-# No schema can say that bytes must be a picture, or that exactly one of two members must be there.
-EXCLUDED = [positive_data_acceptance]
+# No schema can say that bytes must be a picture, or that exactly one of two members must be there. And what is wrong
+# with a request may be mended by the key that is put into it, or lie in a parameter that has no value to be sent.
+EXCLUDED = [positive_data_acceptance, negative_data_rejection]
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
