@@ -15,7 +15,7 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -150,17 +150,24 @@ class Service:
         return [int(hit["item"]["item_id"].removeprefix("item-")) for hit in answer["hits"]]
 
     def _ask(self, method: str, path: str, body: bytes | None = None, media_type: str = "") -> dict[str, Any]:
+        headers = {**self._headers, **({"Content-Type": media_type} if media_type else {})}
+        try:
+            status, content = self._exchange(method, path, body, headers)
+        except (http.client.HTTPException, ConnectionError):  # the server closes connections that rest
+            self._local.connection = None
+            status, content = self._exchange(method, path, body, headers)
+        if status != 200:
+            raise click.ClickException(f"{method} {path}: {status} {content[:200]!r}")
+        answer: dict[str, Any] = json.loads(content)
+        return answer
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = http.client.HTTPConnection(self._host, self._port, timeout=60)
-        headers = {**self._headers, **({"Content-Type": media_type} if media_type else {})}
         connection.request(method, path, body, headers)
         response = connection.getresponse()
-        content = response.read()
-        if response.status != 200:
-            raise click.ClickException(f"{method} {path}: {response.status} {content[:200]!r}")
-        answer: dict[str, Any] = json.loads(content)
-        return answer
+        return response.status, response.read()
 
 
 def _latency(console: Console, bare: Bare, service: Service) -> None:
