@@ -232,6 +232,7 @@ def test_a_vector_that_is_gone_is_encoded_again(filtering: Akin) -> None:
     before = vectors_of(akin)
     index = index_of(akin.services)
     akin.services.vectors.delete(index.collection, ids[1:2])
+    akin.services.vectors.barrier(index.collection)
     for number in range(3):
         put(akin, f"item-{number}", attributes={"price": 500})
     assert refreshing.refresh(akin.services, index.id) == 4
