@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from services.api.schemas import (
 )
 from services.catalog import catalogs, entries, indexes, items, jobs, ledger
 from services.catalog.database import now
+from services.catalog.found import Found
 from services.catalog.models import Catalog, Image, IndexRow, Item, Job, Webhook
 from services.catalog.states import EmbeddingState, EntryState, JobState
 
@@ -28,7 +30,7 @@ FIRST_ERRORS = 10
 MOST_IMAGES = 100
 
 
-def item(row: Item) -> ItemOut:
+def item(row: Item | Found) -> ItemOut:
     """An item without its pictures."""
     path = f"/v1/items/{quote(row.item_id, safe='')}"
     return ItemOut(
@@ -44,32 +46,33 @@ def item(row: Item) -> ItemOut:
 
 def item_detail(session: Session, row: Item) -> ItemDetail:
     """An item with its pictures."""
-    pictures = [_image(picture, row) for picture in items.images_of(session, row.id, MOST_IMAGES)]
+    pictures = [picture(one, row.item_id, one.created_at) for one in items.images_of(session, row.id, MOST_IMAGES)]
     return ItemDetail(**item(row).model_dump(), images=pictures)
 
 
 def image(row: Image) -> ImageOut:
     """A living picture whose item is loaded."""
     assert row.item is not None
-    return _image(row, row.item)
+    return picture(row, row.item.item_id, row.created_at)
 
 
-def _image(row: Image, owner: Item) -> ImageOut:
+def picture(row: Image | Found, item_id: str, created_at: datetime) -> ImageOut:
+    """A picture and the client's id of its item; rows of searches call their two moments otherwise."""
     path = f"/v1/images/{row.id}"
     return ImageOut(
         id=row.id,
-        item_id=owner.item_id,
+        item_id=item_id,
         sha256=row.sha256,
         format=row.format,
         width=row.width,
         height=row.height,
         size_bytes=row.size_bytes,
-        created_at=row.created_at,
+        created_at=created_at,
         links={
             "self": path,
             "content": f"{path}/content",
             "thumbnail": f"{path}/thumbnail",
-            "item": f"/v1/items/{quote(owner.item_id, safe='')}",
+            "item": f"/v1/items/{quote(item_id, safe='')}",
         },
     )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
-from services.api.schemas import ImageOut, ItemOut
+from services.api import present
+from services.api.schemas import ImageOut
 from services.api.schemas_search import ExplanationOut, HitOut, LikenessOut, RegionsOut, SearchOut
 from services.catalog.found import Found
 from services.search.answer import Answer, Match
@@ -34,7 +33,7 @@ def _hit(match: Match) -> HitOut:
         rank=match.rank,
         score=match.score,
         image=image(match.found),
-        item=item(match.found),
+        item=present.item(match.found),
         likeness=likeness and LikenessOut(kind=likeness.kind, probability=likeness.probability),
         regions=regions and RegionsOut(query=regions.query, hit=regions.hit),
     )
@@ -42,34 +41,4 @@ def _hit(match: Match) -> HitOut:
 
 def image(row: Found) -> ImageOut:
     """A picture of the catalog."""
-    path = f"/v1/images/{row.id}"
-    return ImageOut(
-        id=row.id,
-        item_id=row.item_id,
-        sha256=row.sha256,
-        format=row.format,
-        width=row.width,
-        height=row.height,
-        size_bytes=row.size_bytes,
-        created_at=row.image_created_at,
-        links={
-            "self": path,
-            "content": f"{path}/content",
-            "thumbnail": f"{path}/thumbnail",
-            "item": f"/v1/items/{quote(row.item_id, safe='')}",
-        },
-    )
-
-
-def item(row: Found) -> ItemOut:
-    """The item of a picture."""
-    path = f"/v1/items/{quote(row.item_id, safe='')}"
-    return ItemOut(
-        item_id=row.item_id,
-        title=row.title,
-        url=row.url,
-        attributes=row.attributes,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        links={"self": path, "similar": f"{path}/similar"},
-    )
+    return present.picture(row, row.item_id, row.image_created_at)

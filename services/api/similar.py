@@ -9,7 +9,7 @@ from http import HTTPStatus
 from flask import Response, request
 
 from services import shelf
-from services.api import present_search, rate_limit
+from services.api import present, present_search, rate_limit
 from services.api.contract import JSON, Call, Router
 from services.api.schemas_widget import ShelfQuery, SimilarOut, attribute_of
 from services.catalog.found import Found
@@ -60,7 +60,7 @@ def similar_items(call: Call[ShelfQuery, None], item_id: str) -> Response:
 
 def _rendered(row: Found) -> str:
     """The members of a hit that every answer with this picture has alike."""
-    image, item = present_search.image(row), present_search.item(row)
+    image, item = present_search.image(row), present.item(row)
     return f'"image":{image.model_dump_json()},"item":{item.model_dump_json()}'
 
 

@@ -49,8 +49,9 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, literal, select, update
+from sqlalchemy import ColumnElement, Row, Select, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
@@ -168,13 +169,7 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> L
     if not pending:
         return None
     rows = [row for row in pending if row.attempts < ALONE_FROM] or pending[:1]
-    held = Lease(
-        token=uuid.uuid4().hex,
-        index_id=index_id,
-        until=moment + lease,
-        claims=tuple(Claim(row.id, row.image_id, row.sha256) for row in rows),
-    )
-    session.execute(update(IndexRow).where(IndexRow.id == index_id).values(claimed_at=moment))
+    held = lease_of(session, index_id, rows, moment, lease)
     session.execute(
         update(Embedding)
         .where(Embedding.id.in_([row.id for row in rows]))
@@ -187,6 +182,15 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> L
         )
     )
     return held
+
+
+def lease_of(
+    session: Session, index_id: int, rows: Sequence[Row[*tuple[Any, ...]]], since: datetime, length: timedelta
+) -> Lease:
+    """A new lease of rows with `id`, `image_id` and `sha256`; whose turn it is next is noted with the index."""
+    session.execute(update(IndexRow).where(IndexRow.id == index_id).values(claimed_at=since))
+    claims = tuple(Claim(row.id, row.image_id, row.sha256) for row in rows)
+    return Lease(token=uuid.uuid4().hex, index_id=index_id, until=since + length, claims=claims)
 
 
 def mark_indexed(session: Session, lease: Lease, revs: Mapping[int, int]) -> set[int]:

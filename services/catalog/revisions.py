@@ -7,7 +7,6 @@ lease of the kind of services/catalog/ledger.py, where the table of races is, an
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,8 +15,8 @@ from sqlalchemy import ColumnElement, and_, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
-from services.catalog.ledger import Claim, Lease, leave, rev_of, want_rewritten
-from services.catalog.models import Embedding, Image, IndexRow, Item
+from services.catalog.ledger import Lease, lease_of, leave, rev_of, want_rewritten
+from services.catalog.models import Embedding, Image, Item
 from services.catalog.states import EmbeddingState, Priority
 
 
@@ -76,13 +75,7 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> L
     ).all()
     if not rows:
         return None
-    held = Lease(
-        token=uuid.uuid4().hex,
-        index_id=index_id,
-        until=moment + lease,
-        claims=tuple(Claim(row.id, row.image_id, row.sha256) for row in rows),
-    )
-    session.execute(update(IndexRow).where(IndexRow.id == index_id).values(claimed_at=moment))
+    held = lease_of(session, index_id, rows, moment, lease)
     session.execute(
         update(Embedding)
         .where(Embedding.id.in_([row.id for row in rows]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import redis
 from flask.testing import FlaskClient
 from PIL import Image as Pillow
 from pydantic import SecretStr
+from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from services import accepting, deletion, embedding, finishing, housekeeping, reindex
@@ -95,6 +97,29 @@ class Akin:
         housekeeping.sweep(self.services)
         while finishing.finish_imports(self.services):
             pass
+
+
+@contextmanager
+def served(akin: Akin, advance: Callable[[Services], None]) -> Iterator[str]:
+    """The API on a port, and a worker that goes on with jobs of one kind."""
+    stop = threading.Event()
+    server = make_server("127.0.0.1", 0, create_app(akin.services), threaded=True)
+
+    def work() -> None:
+        while not stop.wait(0.05):
+            advance(akin.services)
+
+    threads = [threading.Thread(target=server.serve_forever), threading.Thread(target=work)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        stop.set()
+        server.shutdown()
+        for thread in threads:
+            thread.join()
+        server.server_close()
 
 
 @pytest.fixture

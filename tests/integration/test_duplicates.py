@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
@@ -16,10 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, insert, select, update
-from werkzeug.serving import make_server
 
 from services import duplicate_steps, duplicates, housekeeping
-from services.api.app import create_app
 from services.catalog import catalogs, jobs
 from services.catalog.database import now
 from services.catalog.models import DuplicateImage, Image, IndexRow, Item, Job
@@ -30,7 +26,7 @@ from services.clusters import Floats
 from services.evaluation.alterations import ALTERATIONS
 from services.images.decode import Limits, decode
 from services.samples import write_samples
-from tests.integration.conftest import Akin, picture
+from tests.integration.conftest import Akin, picture, served
 
 
 def live(akin: Akin) -> IndexRow:
@@ -523,33 +519,10 @@ def test_jobs_of_other_kinds_and_catalogs_are_refused(akin: Akin) -> None:
 # -- the command
 
 
-@contextmanager
-def served(akin: Akin) -> Iterator[str]:
-    """The API on a port, and a worker that goes on with searches for duplicates."""
-    stop = threading.Event()
-    server = make_server("127.0.0.1", 0, create_app(akin.services), threaded=True)
-
-    def work() -> None:
-        while not stop.wait(0.05):
-            duplicates.advance(akin.services)
-
-    threads = [threading.Thread(target=server.serve_forever), threading.Thread(target=work)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        stop.set()
-        server.shutdown()
-        for thread in threads:
-            thread.join()
-        server.server_close()
-
-
 def test_the_command_lists_clusters_and_its_last_line_is_the_summary(akin: Akin) -> None:
     add(akin, at_degrees(akin, 0, 1, 2), item="[shoe]")
     add(akin, at_degrees(akin, 0, 1, plane=1))
-    with served(akin) as url:
+    with served(akin, duplicates.advance) as url:
 
         def invoke(*options: str) -> Any:
             return CliRunner().invoke(command, [*options, "--url", url, "--key", akin.key])
@@ -577,7 +550,7 @@ def test_the_client_reads_as_many_clusters_as_are_asked_for_page_by_page(
         add(akin, at_degrees(akin, 0, 1, plane=plane))
     job_id = run(akin)["id"]
     monkeypatch.setattr("services.client.PAGE", 2)
-    with served(akin) as url, AkinClient(url, akin.key) as client:
+    with served(akin, duplicates.advance) as url, AkinClient(url, akin.key) as client:
         some = client.duplicates(job_id, limit=3)
         every = client.duplicates(limit=100)
 
