@@ -11,7 +11,7 @@ IMAGES ?=
 ONCE ?=
 ENCODER ?=
 
-.PHONY: help demo up test test-full browser test-faults bench-encode bench-ingest bench-search format clean
+.PHONY: help demo up test test-full browser test-faults bench-encode bench-ingest bench-search bench-widget format clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,8 +58,11 @@ bench-encode: .venv/test ## Measure images/s from files to vectors. IMAGES=folde
 bench-ingest: .venv/test ## Measure ingest beside a bare loop, and CPU time by stage. IMAGES=folder-or-zip as you like.
 	$(BIN)/python -m tests.benchmarks.bench_ingest $(if $(IMAGES),--images '$(IMAGES)')
 
-bench-search: .venv/test ## Measure latency, throughput and recall of searches. IMAGES=..., COUNT=20000, MILVUS=2.3.5 as you like.
-	$(BIN)/python -m tests.benchmarks.bench_search $(foreach one,$(IMAGES),--images '$(one)') $(if $(COUNT),--count $(COUNT)) $(if $(MILVUS),--milvus $(MILVUS))
+bench-search: .venv/test ## Measure latency, throughput and recall of searches. IMAGES=..., COUNT=20000, MILVUS=2.3.5, KEPT=file as you like.
+	$(BIN)/python -m tests.benchmarks.bench_search $(foreach one,$(IMAGES),--images '$(one)') $(if $(COUNT),--count $(COUNT)) $(if $(MILVUS),--milvus $(MILVUS)) $(if $(KEPT),--kept $(KEPT))
+
+bench-widget: .venv/test ## Measure requests/s of the widget's cached answer beside an empty route.
+	$(BIN)/python -m tests.benchmarks.bench_widget
 
 format: .venv/test ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .

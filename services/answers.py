@@ -168,6 +168,7 @@ class Explanation(_Answer):
     candidates: int
     collection: str
     filtered_by: str
+    no_regions: str | None = None
 
 
 class SearchResult(_Answer):

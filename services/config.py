@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that the API binds to")
     port: int = Field(8080, ge=1, le=65535, description="port of the API; `akin up` takes a free one if it is taken")
     api_threads: Positive = Field(8, description="request threads of one API process")
-    api_processes: Positive = Field(1, description="API processes")
+    api_processes: Positive = Field(2, description="API processes; each has threads and decoders of its own")
 
     api_url: str | None = Field(None, description="where the command line finds the API")
     api_key: SecretStr | None = Field(None, description="the key that the command line uses")
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     query_deadline: Seconds = Field(5.0, description="seconds until a query is given up")
 
     cache_memory: int = Field(
-        64 * MEGABYTE, ge=8 * MEGABYTE, description="bytes of memory of the cache that `akin up` starts"
+        256 * MEGABYTE, ge=8 * MEGABYTE, description="bytes of memory of the cache that `akin up` starts"
     )
 
     widget_rate: int = Field(

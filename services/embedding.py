@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from services import content, refreshing, writing
+from services import content, kept_vectors, refreshing, writing
 from services.catalog import entries, indexes, ledger, removal, turns
 from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
@@ -320,6 +320,7 @@ def purge(services: Services, seconds: float = TASK_SECONDS) -> int:
         if deletion is None:
             break
         try:
+            kept_vectors.drop(services, deletion.collection, deletion.image_ids)
             services.vectors.delete(deletion.collection, deletion.image_ids)
             left = services.vectors.present(deletion.collection, deletion.image_ids, strong=True)
         except NotFound:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 import msgpack
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, select
 
+from services.caching import PREFIX, Recent, remember
 from services.catalog import found
 from services.catalog.filter_sql import to_sql
 from services.catalog.filters import Among, Attribute, Scalar
@@ -25,11 +26,9 @@ from services.catalog.models import Image, Item
 from services.catalog.stock import stock
 from services.encoders.calibration import Likeness, LikenessKind, likeness
 from services.search import ranked, similar
-from services.search.caching import PREFIX, Recent, remember
 from services.search.known import manifest_of
 from services.search.request import Options
 from services.search.similar import SPARE, ItemInIndex
-from services.search.stages import Stages
 from services.wiring import Services
 
 KEPT_SECONDS: Final = 60
@@ -63,28 +62,37 @@ class Question:
         return PREFIX + self.cached_under
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A look-alike; `shown` is what the caller's `render` made of it."""
+class Hit(NamedTuple):
+    """A look-alike."""
 
+    image_id: int
     score: float
     likeness: Likeness | None
-    shown: str
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Look-alikes, best first, and others that fill the places left."""
+class Choice:
+    """Pictures of an index to be shown: look-alikes, best first, and others that fill the places left.
 
-    hits: list[Hit]
-    others: list[str]
+    Attributes:
+        changed_at: when the item of each picture last changed.
+    """
+
+    collection: str
     index_id: int
     encoder: str
-    took_ms: float
+    hits: tuple[Hit, ...]
+    others: tuple[int, ...]
+    changed_at: Mapping[int, datetime]
+
+    @property
+    def version(self) -> str:
+        """Other than that of every choice that is shown otherwise."""
+        told = (self.index_id, self.encoder, self.hits, self.others, sorted(self.changed_at.items()))
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class _Ranking:
+class _Ranking(NamedTuple):
     """Ids of pictures in an index: of look-alikes with their scores and likenesses, and of others."""
 
     collection: str
@@ -100,35 +108,52 @@ Render = Callable[[Found], str]
 _rendered: Recent[tuple[str, int, datetime], str] = Recent(RENDERED_BYTES, seconds=600)
 
 
-def fill(services: Services, question: Question, kept: bytes | None, render: Render) -> Shelf:
+def choose(services: Services, question: Question, kept: bytes | None) -> Choice:
     """The similar items of an item.
 
     Args:
         kept: what the cache has under `question.key`.
-        render: what is shown of a picture. It is asked once for as long as the item stays as it is.
 
     Raises:
         NotFound: the catalog has no such item, or was deleted.
         Unavailable: nothing is kept and Milvus does not answer.
     """
-    stages = Stages()
     ranking = None if kept is None else _unpacked(kept)
-    shown = None if ranking is None else _stocked(services, question, ranking, render)
-    if ranking is None or shown is None:
-        ranking, rows = _rank(services, question)
-        shown = {image_id: _render(ranking.collection, row, render) for image_id, row in rows.items()}
+    changed_at = None if ranking is None else _stocked(services, question, ranking)
+    if ranking is None or changed_at is None:
+        ranking, changed_at = _rank(services, question)
     limit = question.options.limit
-    hits = [
-        Hit(score, likeness and Likeness(*likeness), shown[image_id])
+    hits = tuple(
+        Hit(image_id, score, likeness and Likeness(*likeness))
         for image_id, score, likeness in ranking.scored
-        if image_id in shown
-    ][:limit]
-    others = [shown[image_id] for image_id in ranking.others if image_id in shown][: limit - len(hits)]
-    return Shelf(hits, others, ranking.index_id, ranking.encoder, stages.total_ms)
+        if image_id in changed_at
+    )[:limit]
+    others = tuple(image_id for image_id in ranking.others if image_id in changed_at)[: limit - len(hits)]
+    chosen = {image_id: changed_at[image_id] for image_id in (*(hit.image_id for hit in hits), *others)}
+    return Choice(ranking.collection, ranking.index_id, ranking.encoder, hits, others, chosen)
 
 
-def _stocked(services: Services, question: Question, ranking: _Ranking, render: Render) -> dict[int, str] | None:
-    """What is shown now of a kept ranking; None where that does not suffice any more."""
+def shown(services: Services, catalog_id: int, choice: Choice, render: Render) -> dict[int, str]:
+    """What is shown of each picture; those that are gone by now are missing.
+
+    Args:
+        render: what is shown of a picture. It is asked once for as long as the item stays as it is.
+    """
+    collection = choice.collection
+    kept = {image_id: _rendered.get((collection, image_id, moment)) for image_id, moment in choice.changed_at.items()}
+    texts = {image_id: text for image_id, text in kept.items() if text is not None}
+    unknown = [image_id for image_id in kept if image_id not in texts]
+    if unknown:
+        with services.database.rows() as connection:
+            rows = found.found(connection, catalog_id, unknown)
+        for row in rows.values():
+            texts[row.id] = text = render(row)
+            _rendered.put((collection, row.id, row.updated_at), text, len(text))
+    return texts
+
+
+def _stocked(services: Services, question: Question, ranking: _Ranking) -> Mapping[int, datetime] | None:
+    """Which pictures of a kept ranking are there now, and when their items last changed; None where too few are."""
     limit, collection = question.options.limit, ranking.collection
     ids = [image_id for image_id, *_ in ranking.scored]
     with services.database.rows() as connection:
@@ -142,53 +167,29 @@ def _stocked(services: Services, question: Question, ranking: _Ranking, render: 
             changed_at |= there(ids[limit:])  # some are gone or sold out
     if not changed_at or sum(image_id in changed_at for image_id in ids) < min(limit, len(ids)):
         return None
-    known = {image_id: _rendered.get((collection, image_id, moment)) for image_id, moment in changed_at.items()}
-    shown = {image_id: text for image_id, text in known.items() if text is not None}
-    if len(shown) < len(known):
-        unknown = [image_id for image_id in known if image_id not in shown]
-        with services.database.reading() as session:
-            rows = found.found(session, question.catalog_id, unknown)
-        shown |= {image_id: _render(collection, row, render) for image_id, row in rows.items()}
-    return shown
+    return changed_at
 
 
-def _render(collection: str, row: Found, render: Render) -> str:
-    key = (collection, row.id, row.updated_at)
-    text = _rendered.get(key)
-    if text is None:
-        text = render(row)
-        _rendered.put(key, text, len(text))
-    return text
-
-
-def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int, Found]]:
-    """A new ranking, which is kept for a while, and what SQL knows of it."""
-    with services.database.reading() as session:
+def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int, datetime]]:
+    """A new ranking, which is kept for a while, and when its items last changed."""
+    with services.database.rows() as connection:
         item = ItemInIndex(
-            *found.item_in_live_index(session, question.catalog_id, question.item_id, ranked.MOST_QUERIES)
+            *found.item_in_live_index(connection, question.catalog_id, question.item_id, ranked.MOST_QUERIES)
         )
     fresh = similar.rank(services, question.catalog_id, item, question.options)
-    wanted = question.options.filter
-    condition = None if wanted is None else to_sql(wanted)
-    unknown = [image_id for image_id, _ in fresh.scores if image_id not in fresh.rows]
-    filling = question.fill_by is not None and len(fresh.scores) < question.options.limit
-    rows = fresh.rows
-    others: tuple[int, ...] = ()
-    if unknown or filling:
-        with services.database.reading() as session:
-            rows = {**rows, **found.found(session, question.catalog_id, unknown, condition)}
-            if filling:
-                hits = (rows[image_id].item_pk for image_id, _ in fresh.scores if image_id in rows)
-                others = _same_kind(session, question, item, {item.item_pk, *hits}, condition)
-                rows |= found.found(session, question.catalog_id, others, condition)
+    others: dict[int, datetime] = {}
+    if question.fill_by is not None and len(fresh.scores) < question.options.limit:
+        hits = (fresh.rows[image_id].item_pk for image_id, _ in fresh.scores)
+        with services.database.rows() as connection:
+            others = _same_kind(connection, question, item, {item.item_pk, *hits})
     calibration = manifest_of(services, item.index).calibration
     scored = tuple((image_id, score, likeness(calibration, score)) for image_id, score in fresh.scores)
-    ranking = _Ranking(item.index.collection, item.index.id, item.index.encoder, scored, others)
+    ranking = _Ranking(item.index.collection, item.index.id, item.index.encoder, scored, tuple(others))
     # An item without hits may be one that is about to become searchable.
     if scored or others:
-        packed: bytes = msgpack.packb(astuple(ranking))
+        packed: bytes = msgpack.packb(ranking)
         remember(services, question.cached_under, packed, KEPT_SECONDS)
-    return ranking, rows
+    return ranking, {image_id: fresh.rows[image_id].updated_at for image_id, _ in fresh.scores} | others
 
 
 def _unpacked(kept: bytes) -> _Ranking:
@@ -196,18 +197,17 @@ def _unpacked(kept: bytes) -> _Ranking:
 
 
 def _same_kind(
-    session: Session,
+    connection: Connection,
     question: Question,
     item: ItemInIndex,
     without: Collection[int],
-    condition: ColumnElement[bool] | None,
-) -> tuple[int, ...]:
-    """A picture of each of the newest items that have the same value of the attribute `fill_by`."""
+) -> dict[int, datetime]:
+    """A picture of each of the newest items that have the same value of the attribute `fill_by`, with `updated_at`."""
     by = question.fill_by
     assert by is not None
-    values = _values(session.scalar(select(Item.attributes).where(Item.id == item.item_pk)), by)
+    values = _values(connection.scalar(select(Item.attributes).where(Item.id == item.item_pk)), by)
     if not values:
-        return ()
+        return {}
     newest = (
         select(Image.id, Image.item_pk)
         .where(Image.catalog_id == question.catalog_id, Image.deleted_at.is_(None))
@@ -217,14 +217,16 @@ def _same_kind(
     )
     most = question.options.limit + SPARE
     asked = (
-        select(newest.c.id, newest.c.item_pk)
+        select(newest.c.id, newest.c.item_pk, Item.updated_at)
         .join(Item, Item.id == newest.c.item_pk)
         .where(to_sql(Among(by, values)), Item.id.not_in(without))
         .order_by(newest.c.id.desc())
         .limit(most * 4)  # of items with several pictures only one is shown
     )
-    rows = session.execute(asked if condition is None else asked.where(condition))
-    return tuple({row.item_pk: row.id for row in rows}.values())[:most]
+    wanted = question.options.filter
+    rows = connection.execute(asked if wanted is None else asked.where(to_sql(wanted)))
+    of_each = {row.item_pk: (row.id, row.updated_at) for row in rows}
+    return dict(islice(of_each.values(), most))
 
 
 def _values(attributes: Any, by: Attribute) -> tuple[Scalar, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from services import kept_vectors
 from services.catalog import ledger, revisions
 from services.catalog.ledger import Claim, Lease
 from services.catalog.revisions import Described
@@ -37,7 +38,9 @@ def upsert(
         # An image without an item was deleted; its vector goes again at once.
         items = [described.get(claim.embedding_id) for claim in claims]
         facets = [facets_of(of.item) if of else Facets() for of in items]
-    services.vectors.upsert(collection, [claim.image_id for claim in claims], vectors, facets)
+    ids = [claim.image_id for claim in claims]
+    services.vectors.upsert(collection, ids, vectors, facets)
+    kept_vectors.keep_written(services, collection, ids, vectors)
 
 
 def clean_up(services: Services, collection: str, lease: Lease, lost: Collection[int]) -> None:
@@ -48,3 +51,4 @@ def clean_up(services: Services, collection: str, lease: Lease, lost: Collection
         abandoned = ledger.lost(session, lease, lost)
     if abandoned:
         services.vectors.delete(collection, abandoned)
+        kept_vectors.drop(services, collection, abandoned)

@@ -13,7 +13,6 @@ from services.api.schemas import (
     CatalogList,
     CatalogOut,
     EncoderList,
-    EncoderOut,
     JobStarted,
     KeyCreate,
     KeyCreated,
@@ -73,7 +72,7 @@ def delete_catalog(call: Call[None, None], name: str) -> JobStarted:
 def list_encoders(call: Call[None, None]) -> EncoderList:
     """Every registered encoder."""
     with call.services.database.reading() as session:
-        return EncoderList(data=[EncoderOut.model_validate(row) for row in encoders.all_of(session)])
+        return EncoderList(data=[present.encoder(row) for row in encoders.all_of(session)])
 
 
 @router.route(

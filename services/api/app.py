@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response
+from flask import Flask, Request, Response
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import IntegerConverter
+from werkzeug.routing import IntegerConverter, PathConverter
 
 from services.api import (
     admin,
@@ -44,20 +45,23 @@ ROUTERS = (
 )
 MAX_FORM_TEXT = 16 * MEGABYTE
 
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-}
+POLICY = "Content-Security-Policy"
+CONTENT_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
 
 
 class Id64(IntegerConverter):
     """Ids of at most 18 digits, which every database can hold; longer ones are no address of anything."""
 
     regex = r"\d{1,18}"
+
+
+class ItemId(PathConverter):
+    """Ids of items may have slashes; none ends in `/similar`, which is a route of its own, whatever the method."""
+
+    regex = r"[^/].*?(?<!/similar)"
 
 
 def create_app(services: Services) -> Flask:
@@ -70,7 +74,7 @@ def create_app(services: Services) -> Flask:
     # Said now instead of by the first request that needs one.
     _ = settings.redis, settings.milvus
     app = Flask("services.api")
-    app.url_map.converters["id64"] = Id64
+    app.url_map.converters.update({"id64": Id64, "item": ItemId})
     app.config.update(
         SECRET_KEY=secret_key(settings),
         SESSION_COOKIE_NAME="akin",
@@ -83,6 +87,7 @@ def create_app(services: Services) -> Flask:
         # One more than may be, so that our own message says what the limit is.
         MAX_FORM_PARTS=settings.max_import_files + 10,
     )
+    app.session_interface = Sessions()
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["akin"] = services
     app.extensions[jobs.SNAPSHOTS] = Snapshots()
@@ -104,7 +109,19 @@ def create_app(services: Services) -> Flask:
     return app
 
 
+class Sessions(SecureCookieSessionInterface):
+    """Flask's own, but for requests without a cookie, which need no signatures: those of programs and widgets."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """The session of the cookie; a new one without."""
+        if self.get_cookie_name(app) not in request.cookies:
+            return self.session_class()
+        return super().open_session(app, request)
+
+
 def _harden(response: Response) -> Response:
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    headers = response.headers
+    if POLICY not in headers:  # some pages have one of their own
+        headers.add(POLICY, CONTENT_POLICY)
+    headers.extend(HEADERS)
     return response

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from flask import Request, current_app, g, session
 from sqlalchemy import Connection
 
+from services.caching import Recent
 from services.catalog import catalogs, keys
 from services.catalog.keys import Held, Scope
 from services.errors import Forbidden, Unauthorized
-from services.search.caching import Recent
 from services.wiring import Services
 
 SESSION_KEY = "key"

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from flask import Blueprint, Response, current_app, request
 from pydantic import BaseModel, ValidationError
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 
 from services.api.auth import Caller, authenticate
 from services.api.errors import invalid
@@ -130,7 +130,7 @@ class Router:
                 ignored = ("catalog", "key") if scope is Scope.WIDGET else ("catalog",)
                 if scope is Scope.WIDGET:
                     request.max_content_length = VISITOR_BYTES
-                checked = _checked(query or NoQuery, request.args.to_dict(), ignored)
+                checked = _checked(query or NoQuery, _each_once(request.args), ignored)
                 sent: Any = {}
                 attached: tuple[FileStorage, ...] = ()
                 if stream:
@@ -169,17 +169,25 @@ def _body(accepts: tuple[str, ...], files: tuple[str, ...]) -> tuple[Any, tuple[
     _check_type(accepts)
     if request.mimetype in (JSON, TEXT):
         return json_body(), ()
-    sent: dict[str, Any] = {}
-    for name, values in request.form.lists():
-        if len(values) > 1:
-            raise InvalidRequest(f"{name}: was sent {len(values)} times")
-        sent[name] = values[0]
+    sent: dict[str, Any] = _each_once(request.form)
     attached: list[FileStorage] = []
     for name, parts in request.files.lists():
         attached += parts
         # A text member, such as a manifest, may be sent as a file.
         sent[name] = [part.read() for part in parts] if name == "files" else _single(name, parts, name in files)
     return sent, tuple(attached)
+
+
+def _each_once(sent: MultiDict[str, str]) -> dict[str, Any]:
+    """The parameters of the address, or the text members of a form.
+
+    Raises:
+        InvalidRequest: one is there several times.
+    """
+    for name, values in sent.lists():
+        if len(values) > 1:
+            raise InvalidRequest(f"{name}: was sent {len(values)} times")
+    return sent.to_dict()
 
 
 def _check_type(accepts: tuple[str, ...]) -> None:

@@ -38,14 +38,14 @@ def list_items(call: Call[PageQuery, None]) -> Page[ItemOut]:
         return Page(data=[present.item(row) for row in rows], next_cursor=last)
 
 
-@router.route("GET", "/v1/items/<path:item_id>", scope=Scope.SEARCH, returns=ItemDetail)
+@router.route("GET", "/v1/items/<item:item_id>", scope=Scope.SEARCH, returns=ItemDetail)
 def get_item(call: Call[None, None], item_id: str) -> ItemDetail:
     """One item with its pictures."""
     with call.services.database.reading() as session:
         return present.item_detail(session, items.get(session, call.caller.catalog_id, item_id))
 
 
-@router.route("PUT", "/v1/items/<path:item_id>", scope=Scope.INGEST, body=ItemChange, returns=ItemDetail)
+@router.route("PUT", "/v1/items/<item:item_id>", scope=Scope.INGEST, body=ItemChange, returns=ItemDetail)
 def put_item(call: Call[None, ItemChange], item_id: str) -> ItemDetail:
     """Create an item or change what is known of it; its pictures stay as they are."""
     try:
@@ -61,7 +61,7 @@ def put_item(call: Call[None, ItemChange], item_id: str) -> ItemDetail:
     return detail
 
 
-@router.route("DELETE", "/v1/items/<path:item_id>", scope=Scope.INGEST, status=HTTPStatus.NO_CONTENT)
+@router.route("DELETE", "/v1/items/<item:item_id>", scope=Scope.INGEST, status=HTTPStatus.NO_CONTENT)
 def delete_item(call: Call[None, None], item_id: str) -> None:
     """Delete an item and its pictures: gone from searches at once."""
     with call.services.database.transaction() as session:

@@ -106,7 +106,7 @@ _IDEMPOTENCY_KEY = {
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     types = {
         "id64": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
-        "path": {"type": "string", "minLength": 1, "maxLength": 512},
+        "item": {"type": "string", "minLength": 1, "maxLength": 512},
     }
     return [
         {"name": m["name"], "in": "path", "required": True, "schema": types.get(m["converter"], {"type": "string"})}

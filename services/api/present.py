@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from services import reindex
 from services.api.schemas import (
     CatalogOut,
+    EncoderOut,
     EntryError,
     ImageOut,
     ImageState,
@@ -23,8 +24,9 @@ from services.api.schemas import (
 from services.catalog import catalogs, entries, indexes, items, jobs, ledger
 from services.catalog.database import now
 from services.catalog.found import Found
-from services.catalog.models import Catalog, Image, IndexRow, Item, Job, Webhook
+from services.catalog.models import Catalog, EncoderRow, Image, IndexRow, Item, Job, Webhook
 from services.catalog.states import EmbeddingState, EntryState, JobState
+from services.encoders.manifest import Manifest
 
 FIRST_ERRORS = 10
 MOST_IMAGES = 100
@@ -186,6 +188,21 @@ def _reindex_counts(session: Session, row: Job) -> _Counts:
     return _Counts(pending=unasked, accepted=waiting, indexed=indexed, failed=failed)
 
 
+def encoder(row: EncoderRow) -> EncoderOut:
+    """A registered encoder."""
+    return EncoderOut(
+        ref=row.ref,
+        dimension=row.dimension,
+        embeds_text=_embeds_text(row),
+        sha256=row.sha256,
+        created_at=row.created_at,
+    )
+
+
+def _embeds_text(row: EncoderRow) -> bool:
+    return Manifest.model_validate(row.manifest).embeds_text
+
+
 def index(row: IndexRow) -> IndexOut:
     """A generation of vectors whose encoder is loaded."""
     return IndexOut(
@@ -193,6 +210,7 @@ def index(row: IndexRow) -> IndexOut:
         state=row.state,
         encoder=row.encoder.ref,
         dimension=row.encoder.dimension,
+        embeds_text=_embeds_text(row.encoder),
         created_at=row.created_at,
         activated_at=row.activated_at,
     )

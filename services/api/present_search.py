@@ -23,6 +23,7 @@ def search(answer: Answer) -> SearchOut:
             candidates=explanation.candidates,
             collection=explanation.collection,
             filtered_by=explanation.filtered_by,
+            no_regions=explanation.no_regions,
         ),
     )  # fmt: skip
 

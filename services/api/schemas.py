@@ -316,6 +316,9 @@ class CatalogCreate(Schema):
     )
 
 
+EmbedsText = Annotated[bool, Field(description="searches may have parts of text")]
+
+
 class IndexOut(Schema):
     """One generation of vectors."""
 
@@ -323,6 +326,7 @@ class IndexOut(Schema):
     state: IndexState
     encoder: str
     dimension: int
+    embeds_text: EmbedsText
     created_at: datetime
     activated_at: datetime | None
 
@@ -362,6 +366,7 @@ class EncoderOut(Schema):
 
     ref: str
     dimension: int
+    embeds_text: EmbedsText
     sha256: str
     created_at: datetime
 

@@ -235,7 +235,9 @@ class HitOut(Schema):
     item: ItemOut
     likeness: LikenessOut | None = Field(description="null where the encoder is not calibrated, or several things were "
                                          "searched with")  # fmt: skip
-    regions: RegionsOut | None = Field(description="of the first hits of an explained search with one picture")
+    regions: RegionsOut | None = Field(
+        description="of the first hits of an explained search with one picture; where none has any, `explain` says why"
+    )
 
 
 class ExplanationOut(Schema):
@@ -245,6 +247,7 @@ class ExplanationOut(Schema):
     candidates: int = Field(description="hits of the vector store that the database was asked about")
     collection: str
     filtered_by: FilteredBy = Field(description="who applied the filter; the database checks every hit in any case")
+    no_regions: str | None = Field(description="why no hit has regions; null where one has, or there is no hit")
 
 
 class SearchOut(Schema):

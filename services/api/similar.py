@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import time
+from collections.abc import Mapping
 from http import HTTPStatus
+from importlib.metadata import version
+from typing import Final
 
 from flask import Response, request
 
@@ -15,16 +18,17 @@ from services.api.schemas_widget import ShelfQuery, SimilarOut, attribute_of
 from services.catalog.found import Found
 from services.catalog.keys import Scope
 from services.errors import Overloaded
-from services.shelf import Hit, Question, Shelf
+from services.shelf import Choice, Hit, Question
 
 router = Router("similar")
 
+RELEASE: Final = version("akin")
 FRESHNESS = "max-age=60, stale-while-revalidate=600"
 
 
 @router.route(
     "GET",
-    "/v1/items/<path:item_id>/similar",
+    "/v1/items/<item:item_id>/similar",
     scope=Scope.WIDGET,
     query=ShelfQuery,
     returns=SimilarOut,
@@ -42,13 +46,16 @@ def similar_items(call: Call[ShelfQuery, None], item_id: str) -> Response:
     fill_by = attribute_of(query.fill_by) if query.fill_by is not None else None
     question = Question(call.caller.catalog_id, item_id, query.options(), fill_by)
     kept = rate_limit.admit(call.services, call.caller, request.remote_addr, question.key)
-    found = shelf.fill(call.services, question, kept, _rendered)
-    answer = _answer(found)
-    tag = hashlib.sha256(answer.encode()).hexdigest()[:32]
+    began = time.perf_counter()
+    choice = shelf.choose(call.services, question, kept)
+    # What a release shows of a choice may differ from what the last one did.
+    tag = f"{choice.version}-{RELEASE}"
     if request.if_none_match.contains_weak(tag):
         response = Response(status=HTTPStatus.NOT_MODIFIED)
     else:
-        response = Response(f'{answer[:-1]},"took_ms":{found.took_ms:.2f}}}', mimetype=JSON)
+        shown = shelf.shown(call.services, call.caller.catalog_id, choice, _rendered)
+        took_ms = 1000 * (time.perf_counter() - began)
+        response = Response(_answer(choice, shown, took_ms), mimetype=JSON)
     response.set_etag(tag, weak=True)
     # Without the key in it, an address is the same for every catalog.
     shared = call.caller.public and "key" in request.args
@@ -64,20 +71,23 @@ def _rendered(row: Found) -> str:
     return f'"image":{image.model_dump_json()},"item":{item.model_dump_json()}'
 
 
-def _answer(found: Shelf) -> str:
-    """SimilarOut but for `took_ms`, put together from the pieces that are kept: making it of types takes as long as
-    all else that such a request costs.
+def _answer(choice: Choice, shown: Mapping[int, str], took_ms: float) -> str:
+    """SimilarOut, put together from the pieces that are kept: making it of types takes as long as all else that such a
+    request costs.
     """
+    living = [hit for hit in choice.hits if hit.image_id in shown]
     hits = (
-        f'{{"rank":{rank},"score":{hit.score!r},{hit.shown},"likeness":{_likeness(hit)},"regions":null}}'
-        for rank, hit in enumerate(found.hits, start=1)
+        f'{{"rank":{rank},"score":{hit.score!r},{shown[hit.image_id]},"likeness":{_likeness(hit)},"regions":null}}'
+        for rank, hit in enumerate(living, start=1)
     )
-    others = (f"{{{other}}}" for other in found.others)
+    others = (f"{{{shown[image_id]}}}" for image_id in choice.others if image_id in shown)
     return (
-        f'{{"hits":[{",".join(hits)}],"others":[{",".join(others)}],"encoder":{json.dumps(found.encoder)},'
-        f'"index":{found.index_id},"next_cursor":null,"explain":null}}'
+        f'{{"hits":[{",".join(hits)}],"others":[{",".join(others)}],"encoder":{json.dumps(choice.encoder)},'
+        f'"index":{choice.index_id},"next_cursor":null,"explain":null,"took_ms":{took_ms:.2f}}}'
     )
 
 
 def _likeness(hit: Hit) -> str:
-    return "null" if hit.likeness is None else json.dumps(hit.likeness._asdict())
+    told = hit.likeness
+    # A kind is a plain word.
+    return "null" if told is None else f'{{"kind":"{told.kind}","probability":{told.probability!r}}}'

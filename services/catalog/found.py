@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Result, Select, and_, bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy import BindParameter, ColumnElement, Connection, Result, Select, and_, bindparam, select
 
 from services.catalog.models import Catalog, EncoderRow, Image, IndexRow, Item
 from services.errors import NotFound
@@ -38,11 +37,12 @@ class LiveIndex:
 
 
 class Known(NamedTuple):
-    """A picture of the catalog."""
+    """A picture of the catalog, and when its item last changed."""
 
     id: int
     item_pk: int
     sha256: str
+    updated_at: datetime
 
 
 class Found(NamedTuple):
@@ -76,9 +76,11 @@ _INDEX = (
     EncoderRow.version,
     EncoderRow.dimension,
 )
-_KNOWN = (Image.id, Image.item_pk, Image.sha256)
+_KNOWN = (Image.id, Image.item_pk, Image.sha256, Item.updated_at)
 _FOUND = (
-    *_KNOWN,
+    Image.id,
+    Image.item_pk,
+    Image.sha256,
     Image.format,
     Image.width,
     Image.height,
@@ -131,33 +133,33 @@ _ITEMS = (
 _KNOWN_AMONG, _FOUND_AMONG = _among(*_KNOWN), _among(*_FOUND)
 
 
-def live_index(session: Session, catalog_id: int) -> LiveIndex:
+def live_index(connection: Connection, catalog_id: int) -> LiveIndex:
     """The index that searches read.
 
     Raises:
         NotFound: the catalog was deleted.
     """
-    row = _run(session, _LIVE_INDEX, catalog=catalog_id).first()
+    row = _run(connection, _LIVE_INDEX, catalog=catalog_id).first()
     if row is None:
         raise _deleted()
     return _index(row)
 
 
-def index(session: Session, index_id: int) -> LiveIndex | None:
+def index(connection: Connection, index_id: int) -> LiveIndex | None:
     """An index that may no longer be live."""
-    row = _run(session, _ANY_INDEX, index=index_id).first()
+    row = _run(connection, _ANY_INDEX, index=index_id).first()
     return None if row is None else _index(row)
 
 
 def item_in_live_index(
-    session: Session, catalog_id: int, item_id: str, most: int
+    connection: Connection, catalog_id: int, item_id: str, most: int
 ) -> tuple[LiveIndex, int, tuple[int, ...]]:
     """The live index, and an item's primary key and its oldest `most` pictures, in one statement.
 
     Raises:
         NotFound: the catalog has no such item, or was deleted.
     """
-    rows = _run(session, _ITEM, catalog=catalog_id, item=item_id, most=most).all()
+    rows = _run(connection, _ITEM, catalog=catalog_id, item=item_id, most=most).all()
     if not rows:
         raise _deleted()
     *_, item_pk, _ = rows[0]
@@ -166,10 +168,10 @@ def item_in_live_index(
     return _index(rows[0]), item_pk, tuple(row[-1] for row in rows if row[-1] is not None)
 
 
-def items(session: Session, catalog_id: int, item_ids: Collection[str]) -> dict[str, tuple[int, list[int]]]:
+def items(connection: Connection, catalog_id: int, item_ids: Collection[str]) -> dict[str, tuple[int, list[int]]]:
     """Primary key and living pictures, oldest first, of those of the items that are there."""
     there: dict[str, tuple[int, list[int]]] = {}
-    for item_id, item_pk, image_id in _run(session, _ITEMS, catalog=catalog_id, ids=list(item_ids)):
+    for item_id, item_pk, image_id in _run(connection, _ITEMS, catalog=catalog_id, ids=list(item_ids)):
         pictures = there.setdefault(item_id, (item_pk, []))[1]
         if image_id is not None:
             pictures.append(image_id)
@@ -177,17 +179,17 @@ def items(session: Session, catalog_id: int, item_ids: Collection[str]) -> dict[
 
 
 def known(
-    session: Session, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
+    connection: Connection, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
 ) -> dict[int, Known]:
     """Those of the pictures that are living and whose items meet the condition."""
-    return {row[0]: Known._make(row) for row in _read(session, _KNOWN_AMONG, catalog_id, image_ids, condition)}
+    return {row[0]: Known._make(row) for row in _read(connection, _KNOWN_AMONG, catalog_id, image_ids, condition)}
 
 
 def found(
-    session: Session, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
+    connection: Connection, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
 ) -> dict[int, Found]:
     """The same with all that answers say of them."""
-    return {row[0]: Found._make(row) for row in _read(session, _FOUND_AMONG, catalog_id, image_ids, condition)}
+    return {row[0]: Found._make(row) for row in _read(connection, _FOUND_AMONG, catalog_id, image_ids, condition)}
 
 
 def matching(catalog_id: int, condition: ColumnElement[bool], most: int) -> Select[int]:
@@ -206,7 +208,7 @@ def no_item(item_id: str) -> NotFound:
 
 
 def _read(
-    session: Session,
+    connection: Connection,
     statement: Rows,
     catalog_id: int,
     image_ids: Sequence[int],
@@ -214,12 +216,11 @@ def _read(
 ) -> Iterator[Sequence[Any]]:
     asked = statement if condition is None else statement.where(condition)
     for start in range(0, len(image_ids), IDS_AT_ONCE):
-        yield from _run(session, asked, catalog=catalog_id, ids=image_ids[start : start + IDS_AT_ONCE])
+        yield from _run(connection, asked, catalog=catalog_id, ids=image_ids[start : start + IDS_AT_ONCE])
 
 
-def _run(session: Session, statement: Rows, **values: Any) -> Result[*tuple[Any, ...]]:
-    # Past the session, which would look for objects in the rows.
-    return session.connection().execute(statement, values)
+def _run(connection: Connection, statement: Rows, **values: Any) -> Result[*tuple[Any, ...]]:
+    return connection.execute(statement, values)
 
 
 def _index(row: Sequence[Any]) -> LiveIndex:

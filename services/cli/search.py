@@ -117,10 +117,12 @@ def search(
 
 def _explained(explanation: Explanation) -> str:
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in explanation.timings_ms.items())
-    return (
-        f"milliseconds: {stages}\n{explanation.candidates} candidates of {explanation.collection},"
-        f" filtered by {explanation.filtered_by}"
-    )
+    lines = [
+        f"milliseconds: {stages}",
+        f"{explanation.candidates} candidates of {explanation.collection}, filtered by {explanation.filtered_by}",
+        *([f"no regions: {explanation.no_regions}"] if explanation.no_regions else []),
+    ]
+    return "\n".join(lines)
 
 
 def hits_table(title: str, result: SearchResult) -> Table:

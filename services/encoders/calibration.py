@@ -56,9 +56,8 @@ class Curve(_Facts):
         right = bisect_right(self.scores, score)
         if right == 0 or right == len(self.scores):
             return self.probabilities[max(0, right - 1)]
-        (left_score, left), (right_score, highest) = (
-            (self.scores[knot], self.probabilities[knot]) for knot in (right - 1, right)
-        )
+        left_score, left = self.scores[right - 1], self.probabilities[right - 1]
+        right_score, highest = self.scores[right], self.probabilities[right]
         # Rounding may not lift a point above the next knot, here or in `reaches`: the curve would fall there.
         return min(highest, left + (highest - left) * (score - left_score) / (right_score - left_score))
 
@@ -112,12 +111,8 @@ class Calibration(_Facts):
 
     def curve(self, kind: CurveKind) -> Curve | None:
         """The curve of a kind."""
-        curves: dict[CurveKind, Curve | None] = {
-            "duplicate": self.duplicate,
-            "same_item": self.same_item,
-            "similar": self.similar,
-        }
-        return curves[kind]
+        curve: Curve | None = getattr(self, kind)
+        return curve
 
 
 def likeness(calibration: Calibration | None, score: float) -> Likeness | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.catalog.found import Found, LiveIndex
+from services.catalog.found import Found, Known, LiveIndex
 from services.encoders.calibration import Likeness
 from services.search.filtering import FilteredBy
 
@@ -39,12 +39,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How an answer came about: milliseconds by stage, and how many candidates were looked at in SQL."""
+    """How an answer came about: milliseconds by stage, and how many candidates were looked at in SQL.
+
+    Attributes:
+        no_regions: why no match has regions; None where one has, or there is no match.
+    """
 
     timings_ms: Mapping[str, float]
     candidates: int
     collection: str
     filtered_by: FilteredBy
+    no_regions: str | None
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,13 @@ class Ranking:
     Attributes:
         scores: ids of images with their scores.
         candidates: how many were looked at in SQL.
-        rows: of some of them, what SQL said a moment ago.
+        rows: what SQL said of them a moment ago; of some in full.
     """
 
     scores: tuple[tuple[int, float], ...]
     filtered_by: FilteredBy = "none"
     candidates: int = 0
-    rows: Mapping[int, Found] = field(default_factory=dict)
+    rows: Mapping[int, Known | Found] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from sqlalchemy import ColumnElement, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from services.caching import Recent
 from services.catalog import found
 from services.catalog.filter_sql import to_sql
 from services.catalog.filters import Filter
 from services.errors import NotFound
 from services.facets import condition
-from services.search.caching import Recent
 from services.vectors.conditions import Condition
 from services.wiring import Services
 

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
+from services import kept_vectors
+from services.caching import Recent
 from services.catalog.found import LiveIndex
 from services.catalog.models import EncoderRow
 from services.encoders.manifest import Manifest
 from services.errors import NotFound
-from services.search.caching import Recent
 from services.wiring import Services
 
 VECTOR_BYTES = 32 * 1024 * 1024
@@ -45,11 +46,24 @@ def vectors_of(
     vectors = {image_id: vector for image_id, vector in kept.items() if vector is not None}
     missing = [image_id for image_id in kept if image_id not in vectors]
     if missing:
-        try:
-            fetched = services.vectors.fetch(index.collection, missing, strong=strong)
-        except NotFound:  # no picture was ever embedded
-            fetched = {}
-        for image_id, vector in fetched.items():
-            vectors[image_id] = vector / np.linalg.norm(vector)
-            _vectors.put((index.collection, image_id), vectors[image_id], vectors[image_id].nbytes)
+        read = _read(services, index.collection, missing, strong)
+        for image_id, vector in read.items():
+            _vectors.put((index.collection, image_id), vector, vector.nbytes)
+        vectors |= read
     return vectors
+
+
+def _read(
+    services: Services, collection: str, image_ids: Sequence[int], strong: bool
+) -> dict[int, NDArray[np.float32]]:
+    kept = kept_vectors.recalled(services, collection, image_ids)
+    missing = [image_id for image_id in image_ids if image_id not in kept]
+    if not missing:
+        return kept
+    try:
+        fetched = services.vectors.fetch(collection, missing, strong=strong)
+    except NotFound:  # no picture was ever embedded
+        return kept
+    units = {image_id: (vector / np.linalg.norm(vector)).astype(np.float32) for image_id, vector in fetched.items()}
+    kept_vectors.keep_asked(services, collection, units)
+    return kept | units

@@ -16,13 +16,13 @@ import msgpack
 import numpy as np
 import redis
 
+from services.caching import PREFIX
 from services.catalog import filters, found
 from services.catalog.filter_sql import to_sql
 from services.catalog.found import Found, LiveIndex
 from services.errors import Gone, Unavailable
 from services.search import ranked
 from services.search.answer import Answer, Match
-from services.search.caching import PREFIX
 from services.search.ranked import Scope
 from services.search.stages import Stages
 from services.wiring import Services
@@ -91,8 +91,8 @@ def page(services: Services, catalog_id: int, cursor: str, limit: int) -> Answer
     frozen = Frozen.unpack(kept) if isinstance(kept, bytes) else None
     if frozen is None or frozen.catalog_id != catalog_id:
         raise _expired()
-    with services.database.reading() as session:
-        index = found.index(session, frozen.index_id)
+    with services.database.rows() as connection:
+        index = found.index(connection, frozen.index_id)
     if index is None:
         raise _expired()
     matches, following = _page(Scope(services, catalog_id, index, stages), frozen, cursor, limit)
@@ -108,8 +108,8 @@ def _page(scope: Scope, frozen: Frozen, cursor: str, limit: int) -> tuple[list[M
     # One more than wanted, which is where the next page begins.
     while len(living) <= limit and position < len(frozen.scores):
         piece = frozen.scores[position : position + limit + 1]
-        with scope.services.database.reading() as session:
-            there = found.found(session, scope.catalog_id, [image_id for image_id, _ in piece], condition)
+        with scope.services.database.rows() as connection:
+            there = found.found(connection, scope.catalog_id, [image_id for image_id, _ in piece], condition)
         living += [position + place for place, (image_id, _) in enumerate(piece) if image_id in there]
         rows |= there
         position += len(piece)

@@ -11,8 +11,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
+from services.caching import recall, remember
 from services.catalog import found
 from services.catalog.found import Known, LiveIndex
 from services.encoders.manifest import Manifest
@@ -27,7 +28,6 @@ from services.errors import (
     TooLarge,
 )
 from services.images.preprocess import Crop
-from services.search.caching import recall, remember
 from services.search.known import manifest_of, vectors_of
 from services.search.ranked import MOST_QUERIES, Query
 from services.search.request import Address, KnownImage, KnownItem, Picture, Search, Subject, Words
@@ -74,14 +74,14 @@ class _Encoded:
     picture: Picture | None = None
 
 
-def look_up(session: Session, catalog_id: int, searches: Sequence[Search]) -> Catalogued:
+def look_up(connection: Connection, catalog_id: int, searches: Sequence[Search]) -> Catalogued:
     """What the catalog has of all that the searches name; what it lacks is missing in the answer."""
     subjects = [part.subject for search in searches for part in search.parts]
     item_ids = {subject.item_id for subject in subjects if isinstance(subject, KnownItem)}
     image_ids = list({subject.image_id for subject in subjects if isinstance(subject, KnownImage)})
     return Catalogued(
-        found.items(session, catalog_id, item_ids) if item_ids else {},
-        found.known(session, catalog_id, image_ids) if image_ids else {},
+        found.items(connection, catalog_id, item_ids) if item_ids else {},
+        found.known(connection, catalog_id, image_ids) if image_ids else {},
     )
 
 

@@ -62,19 +62,28 @@ def first_depth(query: Query, options: Options, wanted: int) -> int:
 
 
 def rank(
-    scope: Scope, query: Query, options: Options, *, wanted: int, first: neighbours.Found | None = None
+    scope: Scope,
+    query: Query,
+    options: Options,
+    *,
+    wanted: int,
+    first: neighbours.Found | None = None,
+    in_full: bool = True,
 ) -> Ranking:
     """The `wanted` best living pictures that match the filter, grouped, collapsed and diversified.
 
     Args:
         first: what the vector store found at `first_depth`, where that is known.
+        in_full: what answers show is wanted of most of the pictures.
     """
     with scope.stages.stage("filter"):
         plan = filtering.plan(scope.services, scope.catalog_id, scope.index.collection, options.filter)
     ask = Ask(scope.services, scope.index.collection, query.vectors, scope.stages, options.strong)
     near = Neighbours(ask, plan, first_depth(query, options, wanted), options.min_score, first)
     pool = _pool(options, wanted)
-    picker = _Picker(scope, query, options, plan, pool)
+    # Read along with what is looked at, where most of it will be shown.
+    in_full = in_full and pool <= MOST_DIVERSIFIED and options.diversity == 0 and plan.by != "database"
+    picker = _Picker(scope, query, options, plan, pool, in_full=in_full)
     picked = picker.pick(near.hits)
     while len(picked) < pool and not near.complete:
         near.widen(pool, len(picked))
@@ -83,7 +92,7 @@ def rank(
         with scope.stages.stage("rank"):
             picked = picker.spread(picked)
     scores = tuple((hit.id, hit.score) for hit in picked[:wanted])
-    return Ranking(scores, plan.by, len(picker.looked_at), picker.full)
+    return Ranking(scores, plan.by, len(picker.looked_at), picker.rows)
 
 
 def matches(
@@ -94,7 +103,7 @@ def matches(
     *,
     wanted: Filter | None,
     limit: int,
-    rows: Mapping[int, Found],
+    rows: Mapping[int, Known | Found],
     calibrated: bool,
     first_rank: int = 1,
 ) -> list[Match]:
@@ -104,13 +113,14 @@ def matches(
         rows: what SQL said of them in this request; the others are asked for.
         calibrated: scores are cosines of two pictures' vectors.
     """
-    unknown = [image_id for image_id, _ in scores if image_id not in rows]
+    full = {image_id: row for image_id, row in rows.items() if isinstance(row, Found)}
+    unknown = [image_id for image_id, _ in scores if image_id not in full]
     if unknown:
-        with services.database.reading() as session:
+        with services.database.rows() as connection:
             condition = None if wanted is None else to_sql(wanted)
-            rows = {**rows, **found.found(session, catalog_id, unknown, condition)}
+            full |= found.found(connection, catalog_id, unknown, condition)
     calibration = manifest_of(services, index).calibration if calibrated else None
-    living = [(rows[image_id], score) for image_id, score in scores if image_id in rows][:limit]
+    living = [(full[image_id], score) for image_id, score in scores if image_id in full][:limit]
     return [
         Match(rank, score, row, likeness(calibration, score)) for rank, (row, score) in enumerate(living, first_rank)
     ]
@@ -128,18 +138,12 @@ def _pool(options: Options, wanted: int) -> int:
 class _Picker:
     """Picks, of ever more neighbours, those that SQL knows and that are not folded into others."""
 
-    def __init__(self, scope: Scope, query: Query, options: Options, plan: Plan, pool: int) -> None:
+    def __init__(self, scope: Scope, query: Query, options: Options, plan: Plan, pool: int, *, in_full: bool) -> None:
         self._scope, self._query, self._options, self._plan, self._pool = scope, query, options, plan, pool
-        # What answers show is read along with what is looked at where most of it will be shown.
-        self._in_full = pool <= MOST_DIVERSIFIED and options.diversity == 0 and plan.by != "database"
-        self._rows: dict[int, Known | Found] = {}
+        self._in_full = in_full
+        self.rows: dict[int, Known | Found] = {}
         self._vectors: dict[int, NDArray[np.float32]] = {}
         self.looked_at: set[int] = set()
-
-    @property
-    def full(self) -> dict[int, Found]:
-        """What was read of the pictures in full."""
-        return {image_id: row for image_id, row in self._rows.items() if isinstance(row, Found)}
 
     def pick(self, hits: Sequence[Hit]) -> list[Hit]:
         """The first `pool` of the hits that stand for themselves; SQL is asked for no more than that takes."""
@@ -165,12 +169,12 @@ class _Picker:
         new = [image_id for image_id in image_ids if image_id not in self.looked_at]
         if new:
             read = found.found if self._in_full else found.known
-            with self._scope.stages.stage("database"), self._scope.services.database.reading() as session:
-                self._rows.update(read(session, self._scope.catalog_id, new, self._plan.sql))
+            with self._scope.stages.stage("database"), self._scope.services.database.rows() as connection:
+                self.rows.update(read(connection, self._scope.catalog_id, new, self._plan.sql))
             self.looked_at.update(new)
 
     def _is_wanted(self, image_id: int) -> bool:
-        row = self._rows.get(image_id)
+        row = self.rows.get(image_id)
         return (
             row is not None
             and row.item_pk not in self._query.without_items
@@ -180,10 +184,10 @@ class _Picker:
     def _fold(self, hits: list[Hit]) -> list[Hit]:
         """One hit for each item and for each picture, as asked for; the best stands for the others."""
         if self._options.group:
-            hits = [hits[position] for position in first_of_each(self._rows[hit.id].item_pk for hit in hits)]
+            hits = [hits[position] for position in first_of_each(self.rows[hit.id].item_pk for hit in hits)]
         if self._options.collapse is Collapse.NONE:
             return hits
-        hits = [hits[position] for position in first_of_each(self._rows[hit.id].sha256 for hit in hits)]
+        hits = [hits[position] for position in first_of_each(self.rows[hit.id].sha256 for hit in hits)]
         if self._options.collapse is Collapse.IDENTICAL or not hits:
             return hits
         return [hits[position] for position in far_apart(self._stacked(hits), self._threshold, self._pool)]

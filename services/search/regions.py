@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.catalog.found import Known, LiveIndex
+from services.catalog.found import Found, Known, LiveIndex
 from services.errors import AkinError
 from services.images.preprocess import Pixels
 from services.search.answer import Grid, Match, Regions
@@ -25,24 +25,30 @@ DIGITS: Final = 4
 
 def with_regions(
     services: Services, index: LiveIndex, picture: Picture | Known | None, matches: Sequence[Match]
-) -> list[Match]:
-    """The matches, the first of them with their regions.
+) -> tuple[list[Match], str | None]:
+    """The matches, the first of them with their regions, and why none has any.
 
     An answer is worth more than its explanation: where that cannot be had, because the encoder has no feature grid,
     bytes are gone or the query process is busy, regions are None.
     """
     first = matches[:MOST_EXPLAINED]
-    if picture is None or not first:
-        return list(matches)
+    if not first:
+        return [], None
+    if picture is None:
+        return list(matches), "the query is not one picture"
     explainer = _Explainer(services, index)
     try:
         query = explainer.pixels(picture)
-    except AkinError:
-        return list(matches)
+    except AkinError as error:
+        return list(matches), error.detail
     with ThreadPoolExecutor(len(first), thread_name_prefix="regions") as pool:
         found = list(pool.map(lambda match: explainer.regions(query, match), first))
-    shown = [replace(match, regions=regions) for match, regions in zip(first, found, strict=True)]
-    return [*shown, *matches[MOST_EXPLAINED:]]
+    shown = [
+        match if isinstance(regions, AkinError) else replace(match, regions=regions)
+        for match, regions in zip(first, found, strict=True)
+    ]
+    missing = [regions.detail for regions in found if isinstance(regions, AkinError)]
+    return [*shown, *matches[MOST_EXPLAINED:]], missing[0] if len(missing) == len(first) else None
 
 
 class _Explainer:
@@ -51,17 +57,17 @@ class _Explainer:
         self._sha256 = index.encoder_sha256
         self._preprocessing = manifest_of(services, index).preprocessing
 
-    def pixels(self, picture: Picture | Known) -> Pixels:
+    def pixels(self, picture: Picture | Known | Found) -> Pixels:
         if isinstance(picture, Picture):
             return self._services.decoder.preprocess(picture.data, self._preprocessing, picture.crop)
         return self._services.decoder.preprocess(self._services.blobs.get(key_of(picture.sha256)), self._preprocessing)
 
-    def regions(self, query: Pixels, match: Match) -> Regions | None:
+    def regions(self, query: Pixels, match: Match) -> Regions | AkinError:
         try:
-            pixels = self.pixels(Known(match.found.id, match.found.item_pk, match.found.sha256))
+            pixels = self.pixels(match.found)
             first, second = self._services.query_encoder.agreement(self._sha256, query, pixels)
-        except AkinError:
-            return None
+        except AkinError as error:
+            return error
         return Regions(_rounded(first), _rounded(second))
 
 

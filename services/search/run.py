@@ -71,9 +71,9 @@ def batch(services: Services, catalog_id: int, searches: Sequence[Search]) -> li
     if not searches:
         return []
     stages = Stages()
-    with services.database.reading() as session:
-        index = found.live_index(session, catalog_id)
-        catalogued = parts.look_up(session, catalog_id, searches)
+    with services.database.rows() as connection:
+        index = found.live_index(connection, catalog_id)
+        catalogued = parts.look_up(connection, catalog_id, searches)
     prepared = parts.prepare(services, index, catalogued, searches)
     first = _first_together(services, index, searches, prepared)
     answers: list[Answer | AkinError] = []
@@ -116,16 +116,18 @@ class _Run:
         explanation = None
         if self.wanted.explain:
             with self.stages.stage("regions"):
-                matches = with_regions(self.services, self.index, self.prepared.picture, matches)
-            explanation = Explanation(self.stages.ms, ranking.candidates, self.index.collection, ranking.filtered_by)
+                matches, missing = with_regions(self.services, self.index, self.prepared.picture, matches)
+            explanation = Explanation(
+                self.stages.ms, ranking.candidates, self.index.collection, ranking.filtered_by, missing
+            )
         return Answer(matches, self.index, self.stages.total_ms, cursor, explanation)
 
 
 def _begin(services: Services, catalog_id: int, wanted: Search) -> _Run:
     stages = Stages()
-    with stages.stage("index"), services.database.reading() as session:
-        index = found.live_index(session, catalog_id)
-        catalogued = parts.look_up(session, catalog_id, [wanted])
+    with stages.stage("index"), services.database.rows() as connection:
+        index = found.live_index(connection, catalog_id)
+        catalogued = parts.look_up(connection, catalog_id, [wanted])
     with stages.stage("query"):
         (prepared,) = parts.prepare(services, index, catalogued, [wanted])
     if isinstance(prepared, AkinError):

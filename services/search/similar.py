@@ -16,7 +16,7 @@ from services.search.stages import Stages
 from services.wiring import Services
 
 # Ranked beyond what is wanted, so that a ranking that was kept for a while still fills a page when some are gone.
-SPARE = 8
+SPARE = 4
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,4 @@ def rank(services: Services, catalog_id: int, item: ItemInIndex, options: Option
         return Ranking(())
     query = Query(np.stack([vectors[image_id] for image_id in sorted(vectors)]), frozenset([item.item_pk]))
     scope = Scope(services, catalog_id, item.index, Stages())
-    return ranked.rank(scope, query, options, wanted=options.limit + SPARE)
+    return ranked.rank(scope, query, options, wanted=options.limit + SPARE, in_full=False)

@@ -3,6 +3,7 @@
     make bench-search                                          # drawn pictures on Milvus Lite
     make bench-search IMAGES=folder-or-zip COUNT=20000         # your own
     make bench-search IMAGES=folder-or-zip MILVUS=2.3.5        # on the real Milvus of the wheel
+    make bench-search IMAGES=... KEPT=vectors.npz              # encoded once, for several runs
 
 Similar items are asked for items that nobody asked for before, so that nothing is warm, and once more for a few, as
 shoppers do. Rounds of the bare calls and of the service alternate, so that both meet the same noise.
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -60,12 +62,15 @@ class Work:
 @click.option("--images", multiple=True, help="Folder, zip file, or part of one as PATH#FOLDER; may be repeated.")
 @click.option("--count", type=click.IntRange(min=500), default=20_000, show_default=True, help="Pictures at most.")
 @click.option("--milvus", type=click.Choice([LITE, MILVUS]), default=LITE, show_default=True)
+@click.option(
+    "--kept", type=click.Path(path_type=Path, dir_okay=False), help="File for vectors, to encode once for several runs."
+)
 @reporting_errors
-def bench_search(*, images: Sequence[str], count: int, milvus: str) -> None:
+def bench_search(*, images: Sequence[str], count: int, milvus: str, kept: Path | None) -> None:
     """Measure searches beside bare Milvus."""
     settings = load_settings()
     encoder = TorchEncoder(*find_checkpoint(settings.default_encoder), device=settings.device)
-    pictures = encode(images, encoder, count, QUERIES)
+    pictures = encode(images, encoder, count, QUERIES, kept)
     with filled_stack(pictures, milvus) as filled:
         console = Console(width=110)
         console.print(

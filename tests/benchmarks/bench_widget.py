@@ -1,6 +1,6 @@
 """Requests a second of the widget's cached answer, beside those of an empty Flask route under the same gunicorn.
 
-    python -m tests.benchmarks.bench_widget
+    make bench-widget
 
 A whole stack is started as `akin up` does, with drawn products, and beside it gunicorn with a Flask application whose
 one route answers an empty text. Clients with connections that stay open ask for the empty route, for one item's

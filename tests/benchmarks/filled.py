@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from sqlalchemy import update
 
-from services import additions
+from services import additions, kept_vectors
 from services.catalog import catalogs, items
 from services.catalog.items import ItemFields, Picture
 from services.catalog.models import Embedding
@@ -63,8 +63,14 @@ class Filled:
     vectors: NDArray[np.float32]
 
 
-def encode(specs: Sequence[str], encoder: TorchEncoder, count: int, queries: int) -> Pictures:
-    """Encode up to `count` pictures of these sources (drawn ones without any), and keep `queries` more whole."""
+def encode(specs: Sequence[str], encoder: TorchEncoder, count: int, queries: int, kept: Path | None = None) -> Pictures:
+    """Encode up to `count` pictures of these sources (drawn ones without any), and keep `queries` more whole.
+
+    Args:
+        kept: a file that an earlier run left with as many pictures or more, or that this one is to leave.
+    """
+    if kept is not None and kept.exists():
+        return _read(kept, encoder, count + queries, queries)
     preprocessing, limits = encoder.manifest.preprocessing, Limits(2**25, 2**27)
     files: list[bytes] = []
     vectors: list[NDArray[np.float32]] = []
@@ -74,12 +80,12 @@ def encode(specs: Sequence[str], encoder: TorchEncoder, count: int, queries: int
             folder = opened.enter_context(tempfile.TemporaryDirectory())
             write_samples(Path(folder))
             specs = [folder]
-        pictures = [one for spec in specs for one in opened.enter_context(open_source(spec)).pictures]
+        sources = [one for spec in specs for one in opened.enter_context(open_source(spec)).pictures]
         # Spread over all of them: sources are in the order of their classes.
-        chosen = np.random.default_rng(7).permutation(len(pictures))[: count + queries]
+        chosen = np.random.default_rng(7).permutation(len(sources))[: count + queries]
         task = progress.add_task("encoding", total=len(chosen))
         for start in range(0, len(chosen), ENCODED_AT_ONCE):
-            some = [pictures[position].content() for position in chosen[start : start + ENCODED_AT_ONCE]]
+            some = [sources[position].content() for position in chosen[start : start + ENCODED_AT_ONCE]]
             decoded = [
                 one for one in pool.map(lambda data: _pixels(data, preprocessing, limits), some) if one is not None
             ]
@@ -90,7 +96,30 @@ def encode(specs: Sequence[str], encoder: TorchEncoder, count: int, queries: int
             progress.advance(task, len(some))
     if len(hashes) <= queries:
         raise InvalidRequest("too few of these files are pictures that can be decoded")
-    return Pictures(files[:queries], np.concatenate(vectors), hashes)
+    pictures = Pictures(files[:queries], np.concatenate(vectors), hashes)
+    if kept is not None:
+        _write(kept, encoder, pictures)
+    return pictures
+
+
+def _write(kept: Path, encoder: TorchEncoder, pictures: Pictures) -> None:
+    files = {f"file_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(pictures.files)}
+    with kept.open("wb") as target:
+        np.savez(
+            target,
+            encoder=encoder.manifest.weights_sha256,
+            vectors=pictures.vectors,
+            hashes=np.asarray(pictures.hashes),
+            **files,
+        )
+
+
+def _read(kept: Path, encoder: TorchEncoder, most: int, queries: int) -> Pictures:
+    with np.load(kept, allow_pickle=False) as stored:
+        if str(stored["encoder"]) != encoder.manifest.weights_sha256:
+            raise InvalidRequest(f"{kept} holds the vectors of another encoder")
+        files = [stored[f"file_{number}"].tobytes() for number in range(queries)]
+        return Pictures(files, stored["vectors"][:most], stored["hashes"][:most].tolist())
 
 
 def _pixels(data: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[bytes, NDArray[np.uint8]] | None:
@@ -165,4 +194,5 @@ def _add(
         facets = [facets_of(item) for one in ids if (item := images[one].item) is not None]
         kept = facets if services.vectors.filters(collection) else None
         services.vectors.upsert(collection, ids, vectors, kept)
+        kept_vectors.keep_written(services, collection, ids, vectors)
     return ids

@@ -85,6 +85,17 @@ def docs(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/docs")
 
 
+def widget(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/widget?item={item_of(site)}")
+    expect(page.locator("#preview").get_by_role("link")).to_have_count(8)
+    expect(page.locator("#snippet")).to_contain_text("min-height")
+
+
+def product(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/demo/product/{item_of(site)}")
+    expect(page.locator("akin-similar").get_by_role("link")).to_have_count(12)
+
+
 def problem(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/item?id=nowhere")
     expect(page.get_by_role("alert")).to_be_visible()
@@ -94,7 +105,9 @@ def signin(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/signin")
 
 
-VIEWS = (wall, results, refined, cropping, catalog, item, deleting, upload, duplicates, docs, problem, signin)
+SEARCHING = (wall, results, refined, cropping)
+LOOKING = (catalog, item, deleting, upload, duplicates)
+VIEWS = (*SEARCHING, *LOOKING, widget, product, docs, problem, signin)
 
 
 @pytest.fixture(scope="module", params=["light", "dark", "phone"])
@@ -127,6 +140,8 @@ def test_a_page_is_for_everybody(visitor: BrowserContext, site: Site, view: Call
             (one["id"], one["nodes"][0]["target"]) for one in found if one["impact"] in ("serious", "critical")
         ] == []
         assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth")
+        sections = page.get_by_role("navigation", name="Main")
+        assert sections.evaluate("list => list.scrollWidth - list.clientWidth") == 0
         assert page.evaluate("shifts") == []
     finally:
         page.close()

@@ -34,11 +34,9 @@ def slashed(site: Site) -> str:
 
 
 def test_all_pictures_come_by_scrolling_each_once(catalog: Page) -> None:
-    for _ in range(10):
-        catalog.mouse.wheel(0, 4000)
-        if catalog.get_by_role("button", name="Show more").is_hidden():
-            break
-        catalog.wait_for_load_state("networkidle")
+    for piece_end in (48, 96):
+        expect(catalog.locator("#pictures a").nth(piece_end - 1)).to_be_attached()
+        catalog.locator("#pictures a").nth(piece_end - 1).scroll_into_view_if_needed()
 
     expect(catalog.get_by_role("button", name="Show more")).to_be_hidden()
     links = catalog.locator("#pictures a").evaluate_all("links => links.map(link => link.href)")
@@ -46,6 +44,14 @@ def test_all_pictures_come_by_scrolling_each_once(catalog: Page) -> None:
     expect(catalog.locator("#shown")).to_have_text(
         re.compile(rf"{len(links)} of {len(links)} pictures shown, of \d+ items")
     )
+
+
+def test_a_screen_that_shows_more_than_a_piece_is_filled(catalog: Page) -> None:
+    catalog.set_viewport_size({"width": 1280, "height": 4000})
+    catalog.reload()
+
+    expect(catalog.locator("#pictures a").nth(119)).to_be_visible()
+    expect(catalog.get_by_role("button", name="Show more")).to_be_hidden()
 
 
 def test_coming_back_finds_the_same_place(catalog: Page) -> None:

@@ -371,7 +371,7 @@ def test_every_route_is_in_the_openapi_document(akin: Akin) -> None:
     described = {(m.upper(), path) for path, item in document["paths"].items() for m in item}
     for rule in akin.client.application.url_map.iter_rules():
         if rule.rule.startswith("/v1/"):
-            path = rule.rule.replace("<id64:", "{").replace("<path:", "{").replace("<", "{").replace(">", "}")
+            path = rule.rule.replace("<id64:", "{").replace("<item:", "{").replace("<", "{").replace(">", "}")
             assert any((method, path) in described for method in rule.methods or ()), path
     names = set(document["components"]["schemas"])
     for ref in set(re.findall(r"#/components/schemas/([^\"]+)", json.dumps(document))):

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from services.caching import Recent
 from services.catalog.filters import parse
 from services.catalog.found import Found, Known
 from services.errors import InvalidRequest
-from services.search.caching import Recent
 from services.search.filtering import Plan
 from services.search.neighbours import Neighbours
 from services.search.pages import Frozen

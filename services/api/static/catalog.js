@@ -11,6 +11,8 @@ const LARGEST_PIECE = 200;
 const wall = find("pictures");
 const more = find("more");
 
+const end = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && load(), { rootMargin: "900px" });
+
 let cursor = null;
 let shown = 0;
 let total = null;
@@ -29,6 +31,7 @@ async function load(limit = PIECE) {
     more.hidden = cursor === null;
     find("empty").hidden = shown > 0;
     say();
+    follow();
   } catch (problem) {
     if (shown === 0) wall.replaceChildren();
     report(problem, () => load(limit));
@@ -36,6 +39,12 @@ async function load(limit = PIECE) {
     loading = false;
     more.disabled = false;
   }
+}
+
+/** Load on where the end is near. Begun anew for each piece: an observer tells only what has changed since. */
+function follow() {
+  end.disconnect();
+  if (cursor !== null) end.observe(more);
 }
 
 function captioned(image) {
@@ -68,9 +77,6 @@ async function start() {
   do await load(Math.min(LARGEST_PIECE, Math.max(PIECE, before - shown)));
   while (cursor !== null && shown < before);
   if (before) window.scrollTo(0, top);
-  new IntersectionObserver(([entry]) => entry.isIntersecting && cursor !== null && load(), {
-    rootMargin: "900px",
-  }).observe(more);
 }
 
 history.scrollRestoration = "manual";

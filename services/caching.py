@@ -1,12 +1,12 @@
-"""What searches remember for a while, in this process and in the cache that all processes share."""
+"""What is remembered for a while, in this process and in the cache that all processes share."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import redis
 
@@ -15,7 +15,7 @@ from services.wiring import Services
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
-PREFIX = "akin:cache:"
+PREFIX: Final = "akin:cache:"
 
 
 class Recent(Generic[Key, Value]):
@@ -61,9 +61,49 @@ def recall(services: Services, name: str) -> bytes | None:
     return value if isinstance(value, bytes) else None
 
 
+def recall_many(services: Services, names: Sequence[str]) -> list[bytes | None]:
+    """The same of several names, in one round trip."""
+    values = _asked(services, lambda cache: cache.mget([PREFIX + name for name in names])) if names else []
+    return values or [None] * len(names)
+
+
 def remember(services: Services, name: str, value: bytes, seconds: int) -> None:
     """Have the shared cache keep a value; one that is away keeps nothing."""
     _asked(services, lambda cache: cache.set(PREFIX + name, value, ex=seconds))
+
+
+def remember_many(services: Services, values: Mapping[str, bytes], seconds: int) -> None:
+    """The same of several values, in one round trip."""
+
+    def send(cache: redis.Redis) -> None:
+        with cache.pipeline(transaction=False) as together:
+            for name, value in values.items():
+                together.set(PREFIX + name, value, ex=seconds)
+            together.execute()
+
+    _asked(services, send)
+
+
+def forget(services: Services, names: Iterable[str]) -> None:
+    """Have the shared cache drop what it has under these names. One that is away drops nothing."""
+    keys = [PREFIX + name for name in names]
+    if keys:
+        _asked(services, lambda cache: cache.unlink(*keys))
+
+
+def memory_used(services: Services) -> float | None:
+    """The share of its memory that the shared cache has taken: of what it may have, and of what it should have.
+
+    None where it does not answer.
+    """
+
+    def ask(cache: redis.Redis) -> float:
+        facts: Any = cache.info("memory")
+        may, should = facts["maxmemory"], services.settings.cache_memory
+        return float(facts["used_memory"] / (min(may, should) if may else should))
+
+    answer: float | None = _asked(services, ask)
+    return answer
 
 
 def _asked(services: Services, ask: Callable[[redis.Redis], Any]) -> Any:
