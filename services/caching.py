@@ -6,7 +6,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import redis
 
@@ -16,6 +17,10 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 PREFIX: Final = "akin:cache:"
+# For so long a cache that did not answer is not asked again: each try may take seconds.
+AWAY_SECONDS: Final = 5.0
+# One try is over by then.
+TRY_SECONDS: Final = 30.0
 
 
 class Recent(Generic[Key, Value]):
@@ -51,25 +56,53 @@ class Recent(Generic[Key, Value]):
                 self._cost -= self._values.popitem(last=False)[1][1]
 
 
-# Caches that did not answer a moment ago, by the object that speaks to them: each try may take seconds.
-_away: Recent[int, Literal[True]] = Recent(16, seconds=5)
+# Caches that did not answer when last asked, and the time from which one may ask again.
+_away: WeakKeyDictionary[redis.Redis, float] = WeakKeyDictionary()
+_away_lock = threading.Lock()
+
+
+def ask(services: Services, question: Callable[[redis.Redis], Value]) -> Value | None:
+    """What the shared cache answers; None where it refuses or is away, at once if it was away a moment ago."""
+    cache = services.cache
+    if cache in _away and not _may_try(cache):
+        return None
+    answer: Value | None
+    try:
+        answer = question(cache)
+    except redis.ResponseError:  # it is there, and refuses: one that is full takes no more, but can be read
+        answer = None
+    except redis.RedisError:
+        _away[cache] = time.monotonic() + AWAY_SECONDS
+        return None
+    _away.pop(cache, None)
+    return answer
+
+
+def _may_try(cache: redis.Redis) -> bool:
+    """Whether to ask a cache that was away. One tries, and until it knows the others do without."""
+    with _away_lock:
+        moment = time.monotonic()
+        due = _away.get(cache, moment) <= moment
+        if due:
+            _away[cache] = moment + TRY_SECONDS
+        return due
 
 
 def recall(services: Services, name: str) -> bytes | None:
     """What the shared cache has under a name; a cache that is away has nothing."""
-    value = _asked(services, lambda cache: cache.get(PREFIX + name))
+    value = ask(services, lambda cache: cache.get(PREFIX + name))
     return value if isinstance(value, bytes) else None
 
 
 def recall_many(services: Services, names: Sequence[str]) -> list[bytes | None]:
     """The same of several names, in one round trip."""
-    values = _asked(services, lambda cache: cache.mget([PREFIX + name for name in names])) if names else []
+    values: Any = ask(services, lambda cache: cache.mget([PREFIX + name for name in names])) if names else []
     return values or [None] * len(names)
 
 
 def remember(services: Services, name: str, value: bytes, seconds: int) -> None:
     """Have the shared cache keep a value; one that is away keeps nothing."""
-    _asked(services, lambda cache: cache.set(PREFIX + name, value, ex=seconds))
+    ask(services, lambda cache: cache.set(PREFIX + name, value, ex=seconds))
 
 
 def remember_many(services: Services, values: Mapping[str, bytes], seconds: int) -> None:
@@ -81,37 +114,25 @@ def remember_many(services: Services, values: Mapping[str, bytes], seconds: int)
                 together.set(PREFIX + name, value, ex=seconds)
             together.execute()
 
-    _asked(services, send)
+    ask(services, send)
 
 
 def forget(services: Services, names: Iterable[str]) -> None:
     """Have the shared cache drop what it has under these names. One that is away drops nothing."""
     keys = [PREFIX + name for name in names]
     if keys:
-        _asked(services, lambda cache: cache.unlink(*keys))
+        ask(services, lambda cache: cache.unlink(*keys))
 
 
 def memory_used(services: Services) -> float | None:
     """The share of its memory that the shared cache has taken: of what it may have, and of what it should have.
 
-    None where it does not answer.
+    None where it does not answer, or does not say.
     """
-
-    def ask(cache: redis.Redis) -> float:
-        facts: Any = cache.info("memory")
-        may, should = facts["maxmemory"], services.settings.cache_memory
-        return float(facts["used_memory"] / (min(may, should) if may else should))
-
-    answer: float | None = _asked(services, ask)
-    return answer
-
-
-def _asked(services: Services, ask: Callable[[redis.Redis], Any]) -> Any:
-    cache = services.cache
-    if _away.get(id(cache)):
+    facts: Any = ask(services, lambda cache: cache.info("memory"))
+    used = facts and facts.get("used_memory")
+    if used is None:
         return None
-    try:
-        return ask(cache)
-    except redis.RedisError:
-        _away.put(id(cache), True)
-        return None
+    # Some servers that speak Redis's language name no limit.
+    may, should = facts.get("maxmemory"), services.settings.cache_memory
+    return float(used / (min(may, should) if may else should))

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address that the API binds to")
     port: int = Field(8080, ge=1, le=65535, description="port of the API; `akin up` takes a free one if it is taken")
-    api_threads: Positive = Field(8, description="request threads of one API process")
+    api_threads: Positive = Field(4, description="request threads of one API process")
     api_processes: Positive = Field(2, description="API processes; each has threads and decoders of its own")
 
     api_url: str | None = Field(None, description="where the command line finds the API")
@@ -91,14 +91,23 @@ class Settings(BaseSettings):
 
     query_queue: Positive = Field(64, description="queries that may wait to be encoded")
     query_batch: Positive = Field(16, description="queries encoded together")
+    # Of one picture, threads that wait for each other take longer than one does alone.
+    query_threads: Positive = Field(1, description="cores that one query process encodes on; more processes take more")
     query_deadline: Seconds = Field(5.0, description="seconds until a query is given up")
 
     cache_memory: int = Field(
-        256 * MEGABYTE, ge=8 * MEGABYTE, description="bytes of memory of the cache that `akin up` starts"
+        256 * MEGABYTE,
+        ge=8 * MEGABYTE,
+        description="bytes of memory of the cache that `akin up` starts, and of which workers fill half in any",
     )
 
     widget_rate: int = Field(
-        300, ge=0, description="requests a minute that a visitor may make with a publishable key; 0 any number"
+        300,
+        ge=0,
+        description=(
+            "requests a minute that a visitor may make with a publishable key, ten times as many for thumbnails; "
+            "0 any number"
+        ),
     )
     event_days: int = Field(0, ge=0, description="days that what the widget reports is kept; 0 not at all")
     proxies: int = Field(

@@ -9,9 +9,10 @@ a filter can ask for:
 | the field has a value that is not null      | `exists`, field           |            |
 | the field is a number, or a time            | `number`, field           | the number |
 
-A condition is met by every item that the filter matches. Others may meet it too: of texts there is no order, an item
-may have more facts than are kept, and what was changed a moment ago is not in the vector store yet. So whoever
-searches looks at every hit again, in the database.
+A condition is met by every item that the filter matches, once the vector store has what was changed a moment ago:
+until then such an item is as it was before, and only strong searches look for it (services/search/filtering.py).
+Others may meet it too: of texts there is no order, and an item may have more facts than are kept. So whoever searches
+looks at every hit again, in the database.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 vector first.
 
 A vector never changes under the name of its collection and the id of its picture. Workers keep what they have just
-written, so that even a picture that nobody asked about is found there, but only in a half of the cache's memory: the
-rankings and pages of searches have the other. Searches keep what they had to fetch; what is used least goes.
+written, so that even a picture that nobody asked about is found there, while less than half of the cache's memory is
+taken, by whatever it is: rankings and pages of searches need room too. Searches keep what they were to search with and
+had to fetch, not what they only compare with other hits. A Redis that is a cache alone drops what was used least when
+its memory is full; one that is the queue too drops nothing before its time.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from services.wiring import Services
 Vector = NDArray[np.float32]
 
 WRITTEN_SECONDS: Final = 7 * 24 * 3600
-# A Redis that is the queue too drops nothing by itself.
 ASKED_SECONDS: Final = 3600
 WORKERS_SHARE: Final = 0.5
 KEPT_AT_ONCE: Final = 1000
@@ -31,12 +32,14 @@ _room: Recent[int, bool] = Recent(16, seconds=1)
 
 def recalled(services: Services, collection: str, image_ids: Sequence[int]) -> dict[int, Vector]:
     """Those unit vectors (d) that are kept, by picture."""
-    kept = recall_many(services, [_name(collection, image_id) for image_id in image_ids])
-    return {
-        image_id: np.frombuffer(data, np.float32)
-        for image_id, data in zip(image_ids, kept, strict=True)
-        if data is not None
-    }
+    vectors: dict[int, Vector] = {}
+    for start in range(0, len(image_ids), KEPT_AT_ONCE):
+        some = image_ids[start : start + KEPT_AT_ONCE]
+        kept = recall_many(services, [_name(collection, image_id) for image_id in some])
+        for image_id, data in zip(some, kept, strict=True):
+            if data is not None:
+                vectors[image_id] = np.frombuffer(data, np.float32)
+    return vectors
 
 
 def keep_asked(services: Services, collection: str, vectors: Mapping[int, Vector]) -> None:

@@ -13,6 +13,7 @@ import time
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from services import writing
 from services.catalog import catalogs, encoders, entries, indexes, jobs, ledger, removal
 from services.catalog.database import now
 from services.catalog.models import Catalog, IndexRow, Job
@@ -93,6 +94,7 @@ def _activate_if_complete(services: Services, index_id: int) -> None:
     if has_vectors:
         # A search right after the switch must see every vector that Milvus has acknowledged.
         services.vectors.barrier(index.collection)
+        writing.seal(services, index.collection)
     activate(services, index_id)
 
 

@@ -11,11 +11,10 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgpack
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from services.caching import PREFIX, Recent, remember
 from services.catalog import found
@@ -26,7 +25,8 @@ from services.catalog.models import Image, Item
 from services.catalog.stock import stock
 from services.encoders.calibration import Likeness, LikenessKind, likeness
 from services.search import ranked, similar
-from services.search.known import manifest_of
+from services.search.answer import Ranking
+from services.search.known import manifest_of, vectors_of
 from services.search.request import Options
 from services.search.similar import SPARE, ItemInIndex
 from services.wiring import Services
@@ -76,6 +76,7 @@ class Choice:
 
     Attributes:
         changed_at: when the item of each picture last changed.
+        early: the item has pictures but no vector yet, so that in a moment there may be hits.
     """
 
     collection: str
@@ -84,6 +85,7 @@ class Choice:
     hits: tuple[Hit, ...]
     others: tuple[int, ...]
     changed_at: Mapping[int, datetime]
+    early: bool
 
     @property
     def version(self) -> str:
@@ -102,10 +104,11 @@ class _Ranking(NamedTuple):
     others: tuple[int, ...]
 
 
-Render = Callable[[Found], str]
-# What was rendered of pictures, by collection (its name is random, so no other database's can be met), id and when
-# the item last changed.
-_rendered: Recent[tuple[str, int, datetime], str] = Recent(RENDERED_BYTES, seconds=600)
+Attributes = frozenset[str] | None
+Render = Callable[[Found, Attributes], str]
+# What was rendered of pictures, by collection (its name is random, so no other database's can be met), id, when the
+# item last changed and which of its attributes are shown.
+_rendered: Recent[tuple[str, int, datetime, Attributes], str] = Recent(RENDERED_BYTES, seconds=600)
 
 
 def choose(services: Services, question: Question, kept: bytes | None) -> Choice:
@@ -120,8 +123,9 @@ def choose(services: Services, question: Question, kept: bytes | None) -> Choice
     """
     ranking = None if kept is None else _unpacked(kept)
     changed_at = None if ranking is None else _stocked(services, question, ranking)
+    early = False
     if ranking is None or changed_at is None:
-        ranking, changed_at = _rank(services, question)
+        ranking, changed_at, early = _rank(services, question)
     limit = question.options.limit
     hits = tuple(
         Hit(image_id, score, likeness and Likeness(*likeness))
@@ -130,25 +134,31 @@ def choose(services: Services, question: Question, kept: bytes | None) -> Choice
     )[:limit]
     others = tuple(image_id for image_id in ranking.others if image_id in changed_at)[: limit - len(hits)]
     chosen = {image_id: changed_at[image_id] for image_id in (*(hit.image_id for hit in hits), *others)}
-    return Choice(ranking.collection, ranking.index_id, ranking.encoder, hits, others, chosen)
+    return Choice(ranking.collection, ranking.index_id, ranking.encoder, hits, others, chosen, early)
 
 
-def shown(services: Services, catalog_id: int, choice: Choice, render: Render) -> dict[int, str]:
+def shown(
+    services: Services, catalog_id: int, choice: Choice, attributes: Attributes, render: Render
+) -> dict[int, str]:
     """What is shown of each picture; those that are gone by now are missing.
 
     Args:
+        attributes: those of an item that are shown; None for all.
         render: what is shown of a picture. It is asked once for as long as the item stays as it is.
     """
     collection = choice.collection
-    kept = {image_id: _rendered.get((collection, image_id, moment)) for image_id, moment in choice.changed_at.items()}
+    kept = {
+        image_id: _rendered.get((collection, image_id, moment, attributes))
+        for image_id, moment in choice.changed_at.items()
+    }
     texts = {image_id: text for image_id, text in kept.items() if text is not None}
     unknown = [image_id for image_id in kept if image_id not in texts]
     if unknown:
         with services.database.rows() as connection:
             rows = found.found(connection, catalog_id, unknown)
         for row in rows.values():
-            texts[row.id] = text = render(row)
-            _rendered.put((collection, row.id, row.updated_at), text, len(text))
+            texts[row.id] = text = render(row, attributes)
+            _rendered.put((collection, row.id, row.updated_at, attributes), text, len(text))
     return texts
 
 
@@ -157,6 +167,9 @@ def _stocked(services: Services, question: Question, ranking: _Ranking) -> Mappi
     limit, collection = question.options.limit, ranking.collection
     ids = [image_id for image_id, *_ in ranking.scored]
     with services.database.rows() as connection:
+        if not ids and not ranking.others:
+            index, *_ = found.item_in_live_index(connection, question.catalog_id, question.item_id, 1)
+            return {} if index.collection == collection else None
 
         def there(image_ids: Sequence[int]) -> dict[int, datetime]:
             found = stock(connection, question.catalog_id, question.item_id, image_ids, question.options.filter)
@@ -170,13 +183,15 @@ def _stocked(services: Services, question: Question, ranking: _Ranking) -> Mappi
     return changed_at
 
 
-def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int, datetime]]:
-    """A new ranking, which is kept for a while, and when its items last changed."""
+def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int, datetime], bool]:
+    """A new ranking, which is kept for a while, when its items last changed, and whether it is early for one."""
     with services.database.rows() as connection:
         item = ItemInIndex(
             *found.item_in_live_index(connection, question.catalog_id, question.item_id, ranked.MOST_QUERIES)
         )
-    fresh = similar.rank(services, question.catalog_id, item, question.options)
+    # Asked before: a vector that is written meanwhile makes no ranking without it one to be kept.
+    vectors = vectors_of(services, item.index, item.image_ids, strong=question.options.strong)
+    fresh = similar.rank(services, question.catalog_id, item, question.options) if vectors else Ranking(())
     others: dict[int, datetime] = {}
     if question.fill_by is not None and len(fresh.scores) < question.options.limit:
         hits = (fresh.rows[image_id].item_pk for image_id, _ in fresh.scores)
@@ -185,11 +200,12 @@ def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int
     calibration = manifest_of(services, item.index).calibration
     scored = tuple((image_id, score, likeness(calibration, score)) for image_id, score in fresh.scores)
     ranking = _Ranking(item.index.collection, item.index.id, item.index.encoder, scored, tuple(others))
-    # An item without hits may be one that is about to become searchable.
-    if scored or others:
+    # One without hits is kept as well: that there are none takes the longest to find out.
+    early = bool(item.image_ids) and not vectors
+    if not early:
         packed: bytes = msgpack.packb(ranking)
         remember(services, question.cached_under, packed, KEPT_SECONDS)
-    return ranking, {image_id: fresh.rows[image_id].updated_at for image_id, _ in fresh.scores} | others
+    return ranking, {image_id: fresh.rows[image_id].updated_at for image_id, _ in fresh.scores} | others, early
 
 
 def _unpacked(kept: bytes) -> _Ranking:
@@ -202,7 +218,7 @@ def _same_kind(
     item: ItemInIndex,
     without: Collection[int],
 ) -> dict[int, datetime]:
-    """A picture of each of the newest items that have the same value of the attribute `fill_by`, with `updated_at`."""
+    """The newest picture of each of the newest items with the same value of `fill_by`, and its item's `updated_at`."""
     by = question.fill_by
     assert by is not None
     values = _values(connection.scalar(select(Item.attributes).where(Item.id == item.item_pk)), by)
@@ -215,18 +231,18 @@ def _same_kind(
         .limit(NEWEST)
         .subquery()
     )
-    most = question.options.limit + SPARE
+    shown = func.max(newest.c.id)
     asked = (
-        select(newest.c.id, newest.c.item_pk, Item.updated_at)
+        select(shown, Item.updated_at)
         .join(Item, Item.id == newest.c.item_pk)
         .where(to_sql(Among(by, values)), Item.id.not_in(without))
-        .order_by(newest.c.id.desc())
-        .limit(most * 4)  # of items with several pictures only one is shown
+        .group_by(Item.id, Item.updated_at)
+        .order_by(shown.desc())
+        .limit(question.options.limit + SPARE)
     )
     wanted = question.options.filter
     rows = connection.execute(asked if wanted is None else asked.where(to_sql(wanted)))
-    of_each = {row.item_pk: (row.id, row.updated_at) for row in rows}
-    return dict(islice(of_each.values(), most))
+    return {row[0]: row[1] for row in rows}
 
 
 def _values(attributes: Any, by: Attribute) -> tuple[Scalar, ...]:

@@ -55,7 +55,7 @@ class Services:
         return redis.Redis.from_url(
             self.settings.cache,
             socket_connect_timeout=1,
-            socket_timeout=2,
+            socket_timeout=0.5,
             health_check_interval=30,
             retry=Retry(NoBackoff(), 1),
         )

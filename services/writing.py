@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from services import kept_vectors
 from services.catalog import ledger, revisions
 from services.catalog.ledger import Claim, Lease
 from services.catalog.revisions import Described
+from services.errors import NotFound, Unavailable
 from services.facets import facets_of
 from services.vectors.base import Vectors
 from services.vectors.conditions import Facets
 from services.wiring import Services
+
+logger = logging.getLogger(__name__)
 
 
 def describe(services: Services, claims: Sequence[Claim]) -> dict[int, Described]:
@@ -52,3 +56,11 @@ def clean_up(services: Services, collection: str, lease: Lease, lost: Collection
     if abandoned:
         services.vectors.delete(collection, abandoned)
         kept_vectors.drop(services, collection, abandoned)
+
+
+def seal(services: Services, collection: str) -> None:
+    """Have searches find new vectors as well as old ones, soon after many were written."""
+    try:
+        services.vectors.seal(collection)
+    except (NotFound, Unavailable) as error:  # Milvus seals what has rested for some minutes by itself
+        logger.info("%s will be sealed later: %s", collection, error)

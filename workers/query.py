@@ -35,7 +35,7 @@ ANSWER_SECONDS = 30
 
 def run(services: Services, stop: threading.Event) -> None:
     """Answer queries until told to stop; Redis or the database being away is waited out."""
-    services.encoders.warm_up()
+    services.encoders.warm_up(services.settings.query_threads)
     while not stop.is_set():
         try:
             services.redis.set(alive_key("query"), 1, ex=ALIVE_SECONDS)

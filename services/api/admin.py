@@ -121,7 +121,8 @@ def create_key(call: Call[None, KeyCreate]) -> KeyCreated:
     with call.services.database.transaction() as session:
         if body.origins is not None:
             catalog_id = catalogs.by_name(session, body.catalog or catalogs.DEFAULT).id
-            return KeyCreated(key=keys.create_publishable(session, body.name, catalog_id, body.origins))
+            shown = keys.WIDGET_ATTRIBUTES if body.attributes is None else body.attributes
+            return KeyCreated(key=keys.create_publishable(session, body.name, catalog_id, body.origins, shown))
         catalog = catalogs.by_name(session, body.catalog).id if body.catalog else None
         return KeyCreated(key=keys.create(session, body.name, body.scopes, catalog))
 

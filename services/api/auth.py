@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from services.caching import Recent
 from services.catalog import catalogs, keys
 from services.catalog.keys import Held, Scope
-from services.errors import Forbidden, Unauthorized
+from services.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from services.wiring import Services
 
 SESSION_KEY = "key"
@@ -40,6 +40,8 @@ class Caller:
     catalog_id: int
     # The key is publishable: anybody may have it.
     public: bool = False
+    # The attributes of items that it shows; None: all.
+    shown: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class _Known:
     catalog_id: int | None
     public: bool
     origins: frozenset[str]
+    shown: frozenset[str] | None
 
 
 RememberedKeys = Recent[str, _Known]
@@ -65,11 +68,12 @@ def authenticate(services: Services, request: Request, scope: Scope) -> Caller:
     """The caller of a request.
 
     Raises:
+        InvalidRequest: the request has two keys.
         Unauthorized: no key, or one that is unknown or revoked.
         Forbidden: the key lacks the scope or is bound to another catalog, or another site sent the request.
         NotFound: there is no catalog of the requested name.
     """
-    secret = bearer(request) or _in_address(request, scope)
+    secret = _secret(request, scope)
     key = None
     if secret is not None and secret.startswith(keys.PUBLISHABLE):
         key = _publishable(services, secret)
@@ -82,7 +86,29 @@ def authenticate(services: Services, request: Request, scope: Scope) -> Caller:
         name = request.args.get("catalog")
         if key.catalog_id is not None and name is None:
             return _caller(key, scope, key.catalog_id)
-        return _caller(key, scope, catalogs.id_of(database, name or catalogs.DEFAULT))
+        return _caller(key, scope, _catalog_id(database, key, name or catalogs.DEFAULT))
+
+
+def _secret(request: Request, scope: Scope) -> str | None:
+    """The key of the header or of the address.
+
+    A shared cache keeps an answer under its address: with another key in the header, one catalog's answer would be
+    kept for another's.
+    """
+    sent, written = bearer(request), _in_address(request, scope)
+    if sent is not None and written is not None and sent != written:
+        raise InvalidRequest("the header and the address have different keys: send one", code="two_keys")
+    return sent or written
+
+
+def _catalog_id(database: Connection, key: _Known, name: str) -> int | None:
+    """The catalog of a name; None where there is none and the key is bound, whose holder is not to learn of others."""
+    try:
+        return catalogs.id_of(database, name)
+    except NotFound:
+        if key.catalog_id is None:
+            raise
+        return None
 
 
 def _publishable(services: Services, secret: str) -> _Known:
@@ -109,12 +135,12 @@ def _secret_key(database: Connection, request: Request, secret: str | None) -> _
     return key
 
 
-def _caller(key: _Known, scope: Scope, catalog_id: int) -> Caller:
+def _caller(key: _Known, scope: Scope, catalog_id: int | None) -> Caller:
     if scope not in key.scopes:
         raise Forbidden(f"this key lacks the scope `{scope.value}`", code="missing_scope")
-    if key.catalog_id not in (None, catalog_id):
+    if catalog_id is None or key.catalog_id not in (None, catalog_id):
         raise Forbidden("this key is bound to another catalog", code="other_catalog")
-    return Caller(key.id, key.scopes, key.catalog_id, catalog_id, key.public)
+    return Caller(key.id, key.scopes, key.catalog_id, catalog_id, key.public, key.shown)
 
 
 def bearer(request: Request) -> str | None:
@@ -141,7 +167,9 @@ def granted(key: Held) -> frozenset[Scope]:
 def _known(key: Held | None) -> _Known:
     if key is None:
         raise Unauthorized("this key is unknown or revoked")
-    return _Known(key.id, granted(key), key.catalog_id, key.public is not None, frozenset(key.origins or ()))
+    public = key.public is not None
+    shown = frozenset(key.attributes or ()) if public else None
+    return _Known(key.id, granted(key), key.catalog_id, public, frozenset(key.origins or ()), shown)
 
 
 def _refuse_other_origins(request: Request, origins: frozenset[str]) -> None:

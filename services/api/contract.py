@@ -28,7 +28,7 @@ BodyT = TypeVar("BodyT", bound=BaseModel | None)
 
 JSON = "application/json"
 FORM = "multipart/form-data"
-# JSON all the same: what navigator.sendBeacon may send to another origin without asking first.
+# JSON all the same: what a page may send to another origin without asking first.
 TEXT = "text/plain"
 CHUNK_BYTES = 1024 * 1024
 # What a page of a shop may send at once.

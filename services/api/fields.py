@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from services.catalog import fields
+from services.catalog.filters import MAX_TEXT
 from services.catalog.keys import LOCAL
 
 MAX_LIMIT = 200
@@ -77,6 +78,7 @@ Attributes = Annotated[
     BeforeValidator(parsed),
     Field(description="any JSON object: price, brand, in_stock …"),
 ]
+AttributeName = Annotated[Text, Field(min_length=1, max_length=MAX_TEXT)]
 Title = Annotated[Text, Field(max_length=fields.MAX_TITLE)]
 Link = Annotated[Text, Field(max_length=fields.MAX_URL)]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]

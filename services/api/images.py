@@ -7,7 +7,7 @@ from http import HTTPStatus
 from flask import Response, request
 
 from services import content, ingest
-from services.api import present
+from services.api import present, rate_limit
 from services.api.contract import FORM, JSON, Call, Router
 from services.api.schemas import (
     ContentQuery,
@@ -22,7 +22,7 @@ from services.api.schemas import (
 from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.keys import Scope
-from services.errors import Forbidden, ImageRejected
+from services.errors import Forbidden, ImageRejected, Overloaded
 from services.images.thumbnails import MEDIA_TYPE
 from services.ingest import Upload
 
@@ -97,13 +97,14 @@ def delete_image(call: Call[None, None], image_id: int) -> None:
     scope=Scope.WIDGET,
     query=ThumbnailQuery,
     media_types=(MEDIA_TYPE,),
-    errors=(ImageRejected,),
+    errors=(ImageRejected, Overloaded),
 )
 def get_thumbnail(call: Call[ThumbnailQuery, None], image_id: int) -> Response:
     """A small WebP of the picture.
 
     With a publishable key, `?key=pk_…`, it is for `<img>` of the key's pages.
     """
+    rate_limit.admit_picture(call.services, call.caller, request.remote_addr)
     with call.services.database.reading() as session:
         image = items.get_image(session, call.caller.catalog_id, image_id)
     response = _picture(content.thumbnail(call.services, image, call.query.size), MEDIA_TYPE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import current_app
+from sqlalchemy.orm import Session
 
 from services.api import present
 from services.api.contract import Call, Router
@@ -12,6 +14,7 @@ from services.api.schemas import EntryError, JobList, JobListQuery, JobOut, Page
 from services.api.snapshots import Snapshots
 from services.catalog import jobs
 from services.catalog.keys import Scope
+from services.catalog.models import Job
 from services.errors import Conflict
 from services.jobs import cancel, retry
 
@@ -22,7 +25,8 @@ SNAPSHOTS = "akin.snapshots"
 
 def shown(call: Call[Any, Any], job_id: str) -> JobOut:
     """A job as it is now."""
-    return _snapshots().renew(_name(call, job_id), lambda: _counted(call, job_id))
+    with call.services.database.reading() as session:
+        return _snapshots().renew(jobs.get(session, job_id, call.caller.catalog_id), partial(present.job, session))
 
 
 @router.route("GET", "/v1/jobs", scope=Scope.INGEST, query=JobListQuery, returns=JobList)
@@ -30,7 +34,7 @@ def list_jobs(call: Call[JobListQuery, None]) -> JobList:
     """The latest jobs, newest first."""
     with call.services.database.reading() as session:
         rows = jobs.page(session, call.caller.catalog_id, call.query.limit)
-    return JobList(data=[_kept(call, row.id) for row in rows])
+        return JobList(data=[_kept(session, row) for row in rows])
 
 
 @router.route("GET", "/v1/jobs/<job_id>", scope=Scope.INGEST, returns=JobOut, versioned=True)
@@ -39,7 +43,8 @@ def get_job(call: Call[None, None], job_id: str) -> JobOut:
 
     Ask as often as you like, best with `If-None-Match`: viewers of one job share its counting.
     """
-    return _kept(call, job_id)
+    with call.services.database.reading() as session:
+        return _kept(session, jobs.get(session, job_id, call.caller.catalog_id))
 
 
 @router.route("GET", "/v1/jobs/<job_id>/errors", scope=Scope.INGEST, query=PageQuery, returns=Page[EntryError])
@@ -69,17 +74,8 @@ def retry_job(call: Call[None, None], job_id: str) -> JobOut:
     return shown(call, job_id)
 
 
-def _kept(call: Call[Any, Any], job_id: str) -> JobOut:
-    return _snapshots().get(_name(call, job_id), lambda: _counted(call, job_id))
-
-
-def _counted(call: Call[Any, Any], job_id: str) -> JobOut:
-    with call.services.database.reading() as session:
-        return present.job(session, jobs.get(session, job_id, call.caller.catalog_id))
-
-
-def _name(call: Call[Any, Any], job_id: str) -> str:
-    return f"{call.caller.catalog_id}/{job_id}"
+def _kept(session: Session, row: Job) -> JobOut:
+    return _snapshots().get(row, partial(present.job, session))
 
 
 def _snapshots() -> Snapshots:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as BaseResponse
 
+from services.api import present
 from services.api.auth import SESSION_KEY, granted
 from services.api.codes import problem_codes
 from services.api.contract import json_body
@@ -62,12 +63,25 @@ def visitor() -> dict[str, Any]:
     return {"signed_in": SESSION_KEY in session}
 
 
+@blueprint.app_template_filter()
+def two_decimals(number: float) -> str:
+    """A price; an integer beyond all floats, which JSON may have, as it is."""
+    try:
+        return f"{number:.2f}"
+    except OverflowError:
+        return str(number)
+
+
 @blueprint.get("/")
 def search_page() -> BaseResponse:
     """Drop a picture, see its look-alikes."""
-    page = _page("search.html")
+    page = _page("search.html", _searched_by_words)
     page.headers["Content-Security-Policy"] = SEARCH_POLICY
     return page
+
+
+def _searched_by_words(database: Session, catalog_id: int) -> dict[str, bool]:
+    return {"embeds_text": present.embeds_text(catalogs.live_index(database, catalog_id).encoder)}
 
 
 @blueprint.get("/catalog")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -32,14 +33,17 @@ FIRST_ERRORS = 10
 MOST_IMAGES = 100
 
 
-def item(row: Item | Found) -> ItemOut:
-    """An item without its pictures."""
+def item(row: Item | Found, shown: Collection[str] | None = None) -> ItemOut:
+    """An item without its pictures, with those of its attributes that are shown, or with all."""
     path = f"/v1/items/{quote(row.item_id, safe='')}"
+    attributes = row.attributes
+    if shown is not None:
+        attributes = {name: value for name, value in attributes.items() if name in shown}
     return ItemOut(
         item_id=row.item_id,
         title=row.title,
         url=row.url,
-        attributes=row.attributes,
+        attributes=attributes,
         created_at=row.created_at,
         updated_at=row.updated_at,
         links={"self": path, "similar": f"{path}/similar"},
@@ -193,13 +197,14 @@ def encoder(row: EncoderRow) -> EncoderOut:
     return EncoderOut(
         ref=row.ref,
         dimension=row.dimension,
-        embeds_text=_embeds_text(row),
+        embeds_text=embeds_text(row),
         sha256=row.sha256,
         created_at=row.created_at,
     )
 
 
-def _embeds_text(row: EncoderRow) -> bool:
+def embeds_text(row: EncoderRow) -> bool:
+    """Whether searches may have parts of text."""
     return Manifest.model_validate(row.manifest).embeds_text
 
 
@@ -210,7 +215,7 @@ def index(row: IndexRow) -> IndexOut:
         state=row.state,
         encoder=row.encoder.ref,
         dimension=row.encoder.dimension,
-        embeds_text=_embeds_text(row.encoder),
+        embeds_text=embeds_text(row.encoder),
         created_at=row.created_at,
         activated_at=row.activated_at,
     )

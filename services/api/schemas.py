@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.api.fields import (
+    AttributeName,
     Attributes,
     ItemId,
     KeyName,
@@ -21,7 +22,7 @@ from services.api.fields import (
     parsed,
 )
 from services.catalog.fields import CATALOG_NAME
-from services.catalog.keys import Scope
+from services.catalog.keys import MOST_ATTRIBUTES, WIDGET_ATTRIBUTES, Scope
 from services.catalog.states import ImportMode, IndexState, JobState
 from services.images.thumbnails import SIZES
 
@@ -388,11 +389,19 @@ class KeyCreate(Schema):
         description="makes a publishable key, with the scope `widget` alone: the sites whose pages may use it, such as "
         "https://shop.example; its catalog is the default one unless named",
     )
+    attributes: list[AttributeName] | None = Field(
+        None,
+        max_length=MOST_ATTRIBUTES,
+        description="of items, that a publishable key shows and that its pages may filter by: "
+        f"{', '.join(WIDGET_ATTRIBUTES)} unless given",
+    )
 
     @model_validator(mode="after")
     def _publishable(self) -> Self:
         if (self.origins is not None) != (set(self.scopes) == {Scope.WIDGET}):
             raise ValueError("origins go with the scope widget alone, and it with them")
+        if self.attributes is not None and self.origins is None:
+            raise ValueError("attributes are for publishable keys; others show them all")
         return self
 
 
@@ -405,6 +414,7 @@ class KeyOut(Schema):
     scopes: list[Scope]
     public: str | None = Field(description="the key itself, where it is publishable")
     origins: list[str] | None = Field(description="the sites whose pages may use a publishable key")
+    attributes: list[str] | None = Field(description="of items, that a publishable key shows; null: all")
     created_at: datetime
 
 

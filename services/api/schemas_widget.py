@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -11,12 +12,14 @@ from services.api.schemas import ImageOut, ItemOut, Schema
 from services.api.schemas_search import SearchOut, SimilarQuery
 from services.catalog import filters
 from services.catalog.events import Seen
-from services.catalog.filters import Attribute, Exists
+from services.catalog.filters import Among, And, Attribute, Exists, Filter, Not, Or, Within
 from services.catalog.states import EventKind
 from services.errors import InvalidRequest
 
 MOST_EVENTS = 50
-MOST_SHOWN = 200
+# The widget shows as many at most.
+MOST_SHOWN = 50
+MOST_SHOWN_TEXT = 8_192
 
 Number = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
@@ -41,6 +44,17 @@ def attribute_of(name: str) -> Attribute:
     raise InvalidRequest("must name an attribute, not a member of the item")
 
 
+def _conditions(wanted: Filter | None) -> Iterator[Among | Within | Exists]:
+    match wanted:
+        case And(parts) | Or(parts):
+            for part in parts:
+                yield from _conditions(part)
+        case Not(part):
+            yield from _conditions(part)
+        case Among() | Within() | Exists():
+            yield wanted
+
+
 class ShelfQuery(SimilarQuery):
     """Which look-alikes of an item are wanted, and what follows where there are few."""
 
@@ -49,6 +63,25 @@ class ShelfQuery(SimilarQuery):
         description="an attribute, such as category: where there are fewer hits than limit, `others` has the newest "
         "items with the same value",
     )
+
+    def asks_about(self) -> frozenset[str]:
+        """The names of the attributes that the answer depends on.
+
+        Raises:
+            InvalidRequest: the filter is none.
+        """
+        fields = [condition.field for condition in _conditions(self.options().filter)]
+        if self.fill_by is not None:
+            fields.append(attribute_of(self.fill_by))
+        return frozenset(field.path[0] for field in fields if isinstance(field, Attribute))
+
+    def conditions(self) -> int:
+        """How many conditions the filter has.
+
+        Raises:
+            InvalidRequest: the filter is none.
+        """
+        return sum(1 for _ in _conditions(self.options().filter))
 
 
 class OtherOut(Schema):
@@ -64,12 +97,18 @@ class SimilarOut(SearchOut):
     others: list[OtherOut]
 
 
+def _check_short(item_ids: list[str]) -> list[str]:
+    if sum(map(len, item_ids)) > MOST_SHOWN_TEXT:
+        raise ValueError(f"the ids have more than {MOST_SHOWN_TEXT} characters together")
+    return item_ids
+
+
 class EventIn(Schema):
     """What a visitor did."""
 
     kind: EventKind = Field(description="impression: similar items came into view; click: the visitor went to one")
     item_id: ItemId = Field(description="whose page it was")
-    shown: list[ItemId] = Field(
+    shown: Annotated[list[ItemId], AfterValidator(_check_short)] = Field(
         min_length=1, max_length=MOST_SHOWN, description="the items shown, in order; of a click the one item"
     )
     rank: Annotated[int, Field(ge=1, le=MOST_SHOWN)] | None = Field(

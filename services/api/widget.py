@@ -11,13 +11,14 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, make_response, redirect, render_template, request
+from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as BaseResponse
 
 from services.api import rate_limit
 from services.api.auth import Caller, authenticate
 from services.api.contract import JSON, TEXT, Call, Router
 from services.api.schemas_widget import EventsIn
-from services.catalog import events, items, keys
+from services.catalog import catalogs, events, items, keys
 from services.catalog.keys import Scope
 from services.errors import Overloaded, Unauthorized
 from services.wiring import Services
@@ -41,12 +42,12 @@ SCRIPT_CACHE: Final = "public, max-age=86400, stale-while-revalidate=604800"
     repeatable=False,
 )
 def record_events(call: Call[None, EventsIn]) -> None:
-    """Say what visitors did with similar items.
+    """Say what visitors did with similar items. For the limit of a visitor's requests each event counts as one.
 
     Kept for AKIN_EVENT_DAYS, and not at all where that is 0. As `text/plain` it is JSON, too: so
-    `navigator.sendBeacon` may send it.
+    a page may send it without asking first.
     """
-    rate_limit.admit(call.services, call.caller, request.remote_addr)
+    rate_limit.admit(call.services, call.caller, request.remote_addr, requests=len(call.body.events))
     if call.services.settings.event_days:
         seen = [event.seen() for event in call.body.events]
         with call.services.database.transaction() as session:
@@ -108,7 +109,7 @@ def _page(template: str, item_id: str | None) -> BaseResponse:
         else:
             facts["item"] = items.get(session, caller.catalog_id, item_id)
             facts["images"] = items.images_of(session, facts["item"].id, 1)
-    own = request.host_url.rstrip("/")
+    own = keys.origin_of(request.host_url)
     page = render_template(
         template, scopes=sorted(caller.scopes), key=_own_key(services, caller, own), origin=own, **facts
     )
@@ -117,10 +118,18 @@ def _page(template: str, item_id: str | None) -> BaseResponse:
 
 def _own_key(services: Services, caller: Caller, origin: str) -> str | None:
     """The publishable key of Akin's own pages at this address, made when an administrator first needs it."""
+    catalog_id = caller.catalog_id
     with services.database.reading() as session:
-        made = [key for key in keys.publishable(session, caller.catalog_id) if key.name == OWN_PAGES]
-    key = next((key.public for key in made if key.origins == [origin]), None)
+        key = _made(session, catalog_id, origin)
     if key is None and Scope.ADMIN in caller.scopes:
         with services.database.transaction() as session:
-            key = keys.create_publishable(session, OWN_PAGES, caller.catalog_id, [origin])
+            # Of two first visits at once the second finds what the first has made.
+            catalogs.lock_exclusive(session, catalog_id)
+            key = _made(session, catalog_id, origin)
+            key = key or keys.create_publishable(session, OWN_PAGES, catalog_id, [origin])
     return key
+
+
+def _made(session: Session, catalog_id: int, origin: str) -> str | None:
+    made = [key for key in keys.publishable(session, catalog_id) if key.name == OWN_PAGES]
+    return next((key.public for key in made if key.origins == [origin]), None)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from sqlalchemy import select, update
 
+from services import writing
 from services.backup import staging
 from services.backup.check import Contents, check, limits, read_facts
 from services.backup.layout import Facts, Kind, Progress, damaged
@@ -89,6 +90,7 @@ def restore(
     if with_vectors:
         # A search right after must see every vector that Milvus has acknowledged.
         services.vectors.barrier(place.collection)
+        writing.seal(services, place.collection)
     _release_rows(services, place)
     with services.database.reading() as session:
         items, images = catalogs.sizes(session, place.catalog_id)

@@ -113,6 +113,19 @@ Leaf = Among | Within | Exists
 Filter = Leaf | And | Or | Not
 
 
+@dataclass(frozen=True, eq=False)
+class AsWritten:
+    """A filter, or none, that equals those alone that are written the same: to Python 1, 1.0 and True are equal."""
+
+    wanted: Filter | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsWritten) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
 class ItemLike(Protocol):
     """What a filter looks at."""
 

@@ -20,6 +20,9 @@ LOCAL = "this machine, while akin up runs"
 # What a publishable key begins with.
 PUBLISHABLE = "pk_"
 MOST_ORIGINS = 50
+# What the widget shows of an item, and asks about.
+WIDGET_ATTRIBUTES: Final = ("price", "currency", "in_stock")
+MOST_ATTRIBUTES = 100
 PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -53,15 +56,26 @@ def create(session: Session, name: str, scopes: Collection[Scope], catalog_id: i
     return secret
 
 
-def create_publishable(session: Session, name: str, catalog_id: int, origins: Collection[str]) -> str:
+def create_publishable(
+    session: Session,
+    name: str,
+    catalog_id: int,
+    origins: Collection[str],
+    attributes: Collection[str] = WIDGET_ATTRIBUTES,
+) -> str:
     """Make a key for the pages of these origins, and return it: no secret, so it can be read again.
 
+    Args:
+        attributes: names of those that the key shows, each with all that is nested in it.
+
     Raises:
-        InvalidRequest: there is no origin, too many, or one that is none.
+        InvalidRequest: there is no origin, too many, or one that is none; or there are too many attributes.
     """
     allowed = list(dict.fromkeys(map(origin_of, origins)))
     if not 0 < len(allowed) <= MOST_ORIGINS:
         raise InvalidRequest(f"a publishable key has 1 to {MOST_ORIGINS} origins", code="invalid_origin")
+    if len(attributes) > MOST_ATTRIBUTES:
+        raise InvalidRequest(f"a publishable key shows {MOST_ATTRIBUTES} attributes at most")
     public = PUBLISHABLE + secrets.token_urlsafe(24)
     session.add(
         Key(
@@ -71,6 +85,7 @@ def create_publishable(session: Session, name: str, catalog_id: int, origins: Co
             scopes=[Scope.WIDGET.value],
             public=public,
             origins=allowed,
+            attributes=list(dict.fromkeys(attributes)),
             catalog_id=catalog_id,
         )
     )
@@ -111,11 +126,14 @@ class Held(NamedTuple):
     catalog_id: int | None
     public: str | None
     origins: list[str] | None
+    attributes: list[str] | None
 
 
 # Plain statements over columns, made once: every request has one of them, and objects of rows take four times as long.
 _keys = Key.__table__.c
-_HELD = select(_keys.id, _keys.scopes, _keys.catalog_id, _keys.public, _keys.origins).where(_keys.revoked_at.is_(None))
+_HELD = select(_keys.id, _keys.scopes, _keys.catalog_id, _keys.public, _keys.origins, _keys.attributes).where(
+    _keys.revoked_at.is_(None)
+)
 _BY_SECRET = _HELD.where(_keys.sha256 == bindparam("sha256"))
 _BY_ID = _HELD.where(_keys.id == bindparam("key"))
 

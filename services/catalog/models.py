@@ -294,8 +294,8 @@ class JobEntry(Base):
 class Key(Base):
     """An API key: only the SHA-256 of its 256 random bits is kept.
 
-    A publishable key stands in web pages, so it is no secret: `public` is the key itself, and `origins` are the
-    sites whose pages may use it.
+    A publishable key stands in web pages, so it is no secret: `public` is the key itself, `origins` are the sites
+    whose pages may use it, and `attributes` are those of items that it shows. Secret keys show them all.
     """
 
     __tablename__ = "keys"
@@ -308,6 +308,7 @@ class Key(Base):
     scopes: Mapped[list[str]]
     public: Mapped[str | None] = mapped_column(String(64))
     origins: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    attributes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     catalog_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("catalogs.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
     revoked_at: Mapped[datetime | None]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, bindparam, select
 
 from services.catalog.filter_sql import to_sql
-from services.catalog.filters import Filter
+from services.catalog.filters import AsWritten, Filter
 from services.catalog.models import Base
 
 
@@ -30,24 +30,12 @@ def stock(
 ) -> Stock | None:
     """What is there of pictures that were found for an item; None where nothing is, be it that the item is gone."""
     asked = {"catalog": catalog_id, "item": item_id, "ids": image_ids}
-    rows = connection.execute(_statement(_Same(wanted)), asked).all()
+    rows = connection.execute(_statement(AsWritten(wanted)), asked).all()
     return Stock(rows[0][0], {image_id: changed_at for _, image_id, changed_at in rows}) if rows else None
 
 
-class _Same(NamedTuple):
-    """A filter that equals those alone that are written the same: to Python 1, 1.0 and True are equal."""
-
-    wanted: Filter | None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and repr(self) == repr(other)
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-
 @lru_cache(256)
-def _statement(same: _Same) -> Select[Any]:
+def _statement(filtered_by: AsWritten) -> Select[Any]:
     catalogs, indexes, images, items = (
         Base.metadata.tables[name] for name in ("catalogs", "indexes", "images", "items")
     )
@@ -65,4 +53,5 @@ def _statement(same: _Same) -> Select[Any]:
             images.c.deleted_at.is_(None),
         )
     )
-    return statement if same.wanted is None else statement.where(to_sql(same.wanted))
+    wanted = filtered_by.wanted
+    return statement if wanted is None else statement.where(to_sql(wanted))

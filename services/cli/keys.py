@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from services.catalog import catalogs
 from services.catalog import keys as catalog_keys
-from services.catalog.keys import Scope
+from services.catalog.keys import WIDGET_ATTRIBUTES, Scope
+from services.catalog.models import Key
 from services.cli.terminal import open_console, reporting_errors
 from services.config import load_settings
 
@@ -46,11 +47,17 @@ def list_keys() -> None:
         rows = catalog_keys.all_of(session)
     table = Table("id", "name", "begins with", "scopes", "made")
     for row in rows:
-        begins = row.prefix if row.public is None else f"{row.public}\nfor {', '.join(row.origins or ())}"
+        begins = row.prefix if row.public is None else _told(row)
         table.add_row(
             str(row.id), escape(row.name), escape(begins), ", ".join(row.scopes), f"{row.created_at:%Y-%m-%d %H:%M}"
         )
     open_console().print(table)
+
+
+def _told(row: Key) -> str:
+    """A publishable key, the sites that it is for and what it shows."""
+    origins, attributes = ", ".join(row.origins or ()), ", ".join(row.attributes or ()) or "no attribute"
+    return f"{row.public}\nfor {origins}\nshows {attributes}"
 
 
 @keys.command()
@@ -64,18 +71,34 @@ def list_keys() -> None:
 )
 @click.option("--publishable", is_flag=True, help="A key that may stand in the pages of a shop, for similar items.")
 @click.option("--origin", "origins", multiple=True, help="A site whose pages may use it: https://shop.example.")
+@click.option(
+    "--attribute",
+    "attributes",
+    multiple=True,
+    help="An attribute of items that a publishable key shows, and that its pages may filter by; repeatable.  "
+    f"[default: {', '.join(WIDGET_ATTRIBUTES)}]",
+)
 @click.option("--catalog", help="Bind the key to one catalog; a publishable one is bound to the default unless said.")
 @reporting_errors
 def create(
-    name: str, scopes: tuple[str, ...], publishable: bool, origins: tuple[str, ...], catalog: str | None
+    name: str,
+    *,
+    scopes: tuple[str, ...],
+    publishable: bool,
+    origins: tuple[str, ...],
+    attributes: tuple[str, ...],
+    catalog: str | None,
 ) -> None:
     """Make a key and print it, once; `akin keys list` shows publishable ones again."""
     if publishable != bool(origins) or publishable == bool(scopes):
         raise click.UsageError("give either --scope, or --publishable with at least one --origin")
+    if attributes and not publishable:
+        raise click.UsageError("--attribute goes with --publishable")
     with _transaction() as session:
         if publishable:
             catalog_id = catalogs.by_name(session, catalog or catalogs.DEFAULT).id
-            click.echo(catalog_keys.create_publishable(session, name, catalog_id, origins))
+            shown = attributes or WIDGET_ATTRIBUTES
+            click.echo(catalog_keys.create_publishable(session, name, catalog_id, origins, shown))
             return
         bound_to = catalogs.by_name(session, catalog).id if catalog else None
         click.echo(catalog_keys.create(session, name, [Scope(scope) for scope in scopes], bound_to))

@@ -95,12 +95,19 @@ class EncoderRegistry:
                 self._loaded[sha256] = self._load(sha256)
             return self._loaded[sha256]
 
-    def warm_up(self) -> None:
+    def warm_up(self, threads: int | None = None) -> None:
         """Load the encoders of live and building indexes, so that the first picture does not wait for torch.
+
+        Args:
+            threads: cores that this process encodes on, where it does so on the CPU; None leaves it to torch.
 
         Raises:
             ConfigurationError: AKIN_DEVICE names a device that is not there.
         """
+        if threads is not None:
+            from services.encoders.torch_encoder import use_threads
+
+            use_threads(threads)
         with self._database.reading() as session:
             states = [IndexState.LIVE, IndexState.BUILDING]
             wanted = {index.encoder.sha256 for index in indexes.in_states(session, states)}

@@ -196,3 +196,8 @@ def to_unit_rows(codes: Tensor) -> Tensor:
     """Rows of length 1; zeros where a row has no direction."""
     norms = codes.norm(dim=1, keepdim=True)
     return torch.where(norms.isfinite() & (norms > 0), codes / norms, 0.0)
+
+
+def use_threads(count: int) -> None:
+    """Have this process encode on so many cores, where it does so on the CPU."""
+    torch.set_num_threads(count)

@@ -35,9 +35,12 @@ def manifest_of(services: Services, index: LiveIndex) -> Manifest:
 
 
 def vectors_of(
-    services: Services, index: LiveIndex, image_ids: Sequence[int], *, strong: bool = False
+    services: Services, index: LiveIndex, image_ids: Sequence[int], *, strong: bool = False, keep: bool = True
 ) -> dict[int, NDArray[np.float32]]:
     """The unit vectors (d) of those pictures that are embedded.
+
+    Args:
+        keep: have the cache keep those that Milvus was asked for, because others will search with them too.
 
     Raises:
         Unavailable: Milvus does not answer.
@@ -46,7 +49,7 @@ def vectors_of(
     vectors = {image_id: vector for image_id, vector in kept.items() if vector is not None}
     missing = [image_id for image_id in kept if image_id not in vectors]
     if missing:
-        read = _read(services, index.collection, missing, strong)
+        read = _read(services, index.collection, missing, strong, keep)
         for image_id, vector in read.items():
             _vectors.put((index.collection, image_id), vector, vector.nbytes)
         vectors |= read
@@ -54,7 +57,7 @@ def vectors_of(
 
 
 def _read(
-    services: Services, collection: str, image_ids: Sequence[int], strong: bool
+    services: Services, collection: str, image_ids: Sequence[int], strong: bool, keep: bool
 ) -> dict[int, NDArray[np.float32]]:
     kept = kept_vectors.recalled(services, collection, image_ids)
     missing = [image_id for image_id in image_ids if image_id not in kept]
@@ -65,5 +68,6 @@ def _read(
     except NotFound:  # no picture was ever embedded
         return kept
     units = {image_id: (vector / np.linalg.norm(vector)).astype(np.float32) for image_id, vector in fetched.items()}
-    kept_vectors.keep_asked(services, collection, units)
+    if keep:
+        kept_vectors.keep_asked(services, collection, units)
     return kept | units

@@ -22,6 +22,9 @@ SLOWEST_GROWTH: Final = 4
 FASTEST_GROWTH: Final = 16
 # An approximate index that found nothing new twice, each time asked for so many more, is not asked again.
 VAIN_ROUNDS: Final = 2
+# Under a filter all vectors together are asked for so many: from 20,000 on Milvus Lite eight times as many take ten
+# seconds, and what few match is found by its ids in the end (filtering.last_resort).
+MOST_FILTERED: Final = 2 * MAX_LIMIT
 
 Found = list[list[Hit]]
 # Depth, the ids to search among, and a condition.
@@ -54,7 +57,8 @@ class Neighbours:
     Attributes:
         hits: best first, each with its best score over all vectors; without a condition none that is missing scores
             more than the last.
-        complete: there are no more of at least `min_score`.
+        complete: there are no more of at least `min_score`, or none that may be asked for.
+        cut_off: complete only because no more may be asked for.
     """
 
     def __init__(self, ask: Search, plan: Plan, depth: int, min_score: float, first: Found | None) -> None:
@@ -66,13 +70,18 @@ class Neighbours:
         self._ask = ask
         self._min_score = min_score
         self._among, self._where = plan.among, plan.where
+        self._changed = ask(len(plan.changed), plan.changed, None) if plan.changed else []
         self._deepest = MAX_LIMIT if plan.among is None else max(1, len(plan.among))
         self._depth = min(depth, self._deepest)
         self._vain = 0
         self.hits: list[Hit] = []
         self.complete = plan.among == ()
+        self.cut_off = False
         if not self.complete:
-            self._take(ask(self._depth, self._among, self._where) if first is None else first)
+            found = ask(self._depth, self._among, self._where) if first is None else first
+            if plan.by in {"vectors", "database"}:
+                self._deepest = max(self._depth, min(MAX_LIMIT, MOST_FILTERED // max(1, len(found))))
+            self._take(found)
 
     def widen(self, wanted: int, kept: int) -> None:
         """Ask for more, because only `kept` of `wanted` pictures were left of those found so far."""
@@ -88,14 +97,19 @@ class Neighbours:
     def _drop_condition(self) -> None:
         """An approximate index may have overlooked those that meet a condition: look among all that are near."""
         self._where, self._depth = None, self._deepest
-        self.hits = best_of([*self._ask(self._depth, self._among, None), self.hits], self._min_score)
-        self.complete = True
+        found = self._ask(self._depth, self._among, None)
+        self.hits = best_of([*found, *self._changed, self.hits], self._min_score)
+        self.complete, self.cut_off = True, self._floor(found) >= self._min_score
 
     def _take(self, found: Found) -> None:
-        # Whatever is missing scores less than the last of some list that is full.
-        floor = max((hits[-1].score for hits in found if len(hits) >= self._depth), default=-math.inf)
-        self.hits = [hit for hit in best_of(found, self._min_score) if hit.score >= floor]
+        floor = self._floor(found)
+        self.hits = [hit for hit in best_of([*found, *self._changed], self._min_score) if hit.score >= floor]
         if self._where is None:
             self.complete = floor < self._min_score or self._depth == self._deepest
+            self.cut_off = floor >= self._min_score and self.complete and self._among is None
         else:  # a list that is not full proves nothing
             self.complete = -math.inf < floor < self._min_score
+
+    def _floor(self, found: Found) -> float:
+        """Whatever is missing scores no more: it scores less than the last of some list that is full."""
+        return max((hits[-1].score for hits in found if len(hits) >= self._depth), default=-math.inf)

@@ -1,11 +1,13 @@
 """Rankings that are kept for a while, so that pages neither repeat nor skip whatever happens between them.
 
 A cursor is a random token, which names the ranking in the cache, with the place to go on from and the rank of the next
-hit. What was deleted since, or does not match the filter any more, is left out; what was added since is not in it.
+hit. What was deleted since, or does not match the filter any more, is left out; what was added since is not in it. A
+picture stands for its item and its copies to the end: where it is deleted, no other of them takes its place.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -45,16 +47,18 @@ class Frozen:
     def pack(self) -> bytes:
         """To the cache."""
         ids, scores = np.array([one for one, _ in self.scores], np.int64), np.array([one for _, one in self.scores])
-        fields = (self.catalog_id, self.index_id, self.filter_body, self.calibrated, ids.tobytes(), scores.tobytes())
+        # As JSON, which it came as: MessagePack has no integers of more than 64 bits.
+        wanted = json.dumps(self.filter_body)
+        fields = (self.catalog_id, self.index_id, wanted, self.calibrated, ids.tobytes(), scores.tobytes())
         packed: bytes = msgpack.packb(fields)
         return packed
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From the cache."""
-        catalog_id, index_id, filter_body, calibrated, ids, scores = msgpack.unpackb(data)
+        catalog_id, index_id, wanted, calibrated, ids, scores = msgpack.unpackb(data)
         pairs = zip(np.frombuffer(ids, np.int64).tolist(), np.frombuffer(scores).tolist(), strict=True)
-        return cls(catalog_id, index_id, filter_body, calibrated, tuple(pairs))
+        return cls(catalog_id, index_id, json.loads(wanted), calibrated, tuple(pairs))
 
 
 def freeze(services: Services, index: LiveIndex, frozen: Frozen, limit: int) -> tuple[list[Match], str | None]:

@@ -40,7 +40,7 @@ REMEMBERED_SECONDS: Final = 600
 ENCODED_AT_ONCE: Final = 16
 # Pictures that this process fetches at the same time: other servers must not hold all of its threads.
 FETCHED_AT_ONCE: Final = 8
-# Parts that take each other away leave rounding errors, which point nowhere.
+# Parts that take each other away leave rounding errors, which point nowhere. Beside weights that are 1 together.
 SHORTEST: Final = 1e-3
 
 _fetching = threading.BoundedSemaphore(FETCHED_AT_ONCE)
@@ -105,11 +105,13 @@ def _prepared(
     search: Search, encoded: Mapping[Subject, list[_Encoded] | AkinError], catalogued: Catalogued
 ) -> Prepared | AkinError:
     total: NDArray[np.floating] | float = 0.0
+    together = sum(abs(part.weight) for part in search.parts)
     for part in search.parts:
         outcome = encoded[part.subject]
         if isinstance(outcome, AkinError):
             return outcome
-        total = total + part.weight * _unit(np.sum([one.vector for one in outcome], axis=0, dtype=np.float64))
+        unit = _unit(np.sum([one.vector for one in outcome], axis=0, dtype=np.float64))
+        total = total + part.weight / together * unit
     items = [part.subject.item_id for part in search.parts if isinstance(part.subject, KnownItem)]
     images = [part.subject.image_id for part in search.parts if isinstance(part.subject, KnownImage)]
     without = frozenset(catalogued.items[item_id][0] for item_id in items), frozenset(images)

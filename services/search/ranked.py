@@ -22,7 +22,7 @@ from services.search.neighbours import Ask, Neighbours
 from services.search.ranking import diversified, far_apart, first_of_each
 from services.search.request import Collapse, Options
 from services.search.stages import Stages
-from services.vectors.base import Hit
+from services.vectors.base import MAX_LIMIT, Hit
 from services.wiring import Services
 
 # Of an item with more pictures the oldest ones are searched with.
@@ -32,6 +32,9 @@ MOST_DIVERSIFIED: Final = 200
 CHOICE: Final = 5
 # Neighbours that are looked at beyond those wanted: some are being deleted, or copies.
 MARGIN: Final = 3
+# A search goes no deeper when so many pictures were looked at in SQL: it answers with what it has, unless all that
+# match its filter can be listed.
+MOST_LOOKED_AT: Final = 2 * MAX_LIMIT
 # Where the encoder is not calibrated, only what is practically the same vector is near.
 NEAR: Final = 0.99
 
@@ -72,27 +75,32 @@ def rank(
 ) -> Ranking:
     """The `wanted` best living pictures that match the filter, grouped, collapsed and diversified.
 
+    Fewer where no more match, or where MOST_LOOKED_AT nearer ones, or all that may be asked for, do not and those that
+    do are too many, or take too long, to be listed.
+
     Args:
         first: what the vector store found at `first_depth`, where that is known.
         in_full: what answers show is wanted of most of the pictures.
     """
     with scope.stages.stage("filter"):
-        plan = filtering.plan(scope.services, scope.catalog_id, scope.index.collection, options.filter)
-    ask = Ask(scope.services, scope.index.collection, query.vectors, scope.stages, options.strong)
-    near = Neighbours(ask, plan, first_depth(query, options, wanted), options.min_score, first)
-    pool = _pool(options, wanted)
-    # Read along with what is looked at, where most of it will be shown.
-    in_full = in_full and pool <= MOST_DIVERSIFIED and options.diversity == 0 and plan.by != "database"
+        plan = filtering.plan(scope.services, scope.catalog_id, scope.index, options.filter, strong=options.strong)
+    pool, depth = _pool(options, wanted), first_depth(query, options, wanted)
     picker = _Picker(scope, query, options, plan, pool, in_full=in_full)
-    picked = picker.pick(near.hits)
-    while len(picked) < pool and not near.complete:
-        near.widen(pool, len(picked))
-        picked = picker.pick(near.hits)
+    picked, all_seen = picker.fill(depth, first)
+    candidates = len(picker.looked_at)
+    if options.filter is not None and not all_seen:
+        with scope.stages.stage("filter"):
+            listed = filtering.last_resort(scope.services, scope.catalog_id, scope.index, options.filter)
+        if listed is not None:
+            plan = listed
+            picker = _Picker(scope, query, options, plan, pool, in_full=in_full)
+            picked, _ = picker.fill(depth, None)
+            candidates += len(picker.looked_at)
     if options.diversity > 0:
         with scope.stages.stage("rank"):
             picked = picker.spread(picked)
     scores = tuple((hit.id, hit.score) for hit in picked[:wanted])
-    return Ranking(scores, plan.by, len(picker.looked_at), picker.rows)
+    return Ranking(scores, plan.by, candidates, picker.rows)
 
 
 def matches(
@@ -140,19 +148,36 @@ class _Picker:
 
     def __init__(self, scope: Scope, query: Query, options: Options, plan: Plan, pool: int, *, in_full: bool) -> None:
         self._scope, self._query, self._options, self._plan, self._pool = scope, query, options, plan, pool
-        self._in_full = in_full
+        # Read along with what is looked at, where most of it will be shown.
+        self._in_full = in_full and pool <= MOST_DIVERSIFIED and options.diversity == 0 and plan.by != "database"
         self.rows: dict[int, Known | Found] = {}
         self._vectors: dict[int, NDArray[np.float32]] = {}
         self.looked_at: set[int] = set()
 
-    def pick(self, hits: Sequence[Hit]) -> list[Hit]:
+    def fill(self, depth: int, first: neighbours.Found | None) -> tuple[list[Hit], bool]:
+        """The best `pool` pictures, and whether they are so many, or all that there are.
+
+        Args:
+            depth: how many neighbours are asked for at first.
+            first: those neighbours, where they are known.
+        """
+        scope, options = self._scope, self._options
+        ask = Ask(scope.services, scope.index.collection, self._query.vectors, scope.stages, options.strong)
+        near = Neighbours(ask, self._plan, depth, options.min_score, first)
+        picked = self._pick(near.hits)
+        while len(picked) < self._pool and not near.complete and not self._is_spent:
+            near.widen(self._pool, len(picked))
+            picked = self._pick(near.hits)
+        return picked, len(picked) >= self._pool or not (near.cut_off or self._is_spent)
+
+    def _pick(self, hits: Sequence[Hit]) -> list[Hit]:
         """The first `pool` of the hits that stand for themselves; SQL is asked for no more than that takes."""
         end = self._pool + _own(self._query) + MARGIN
         while True:
             self._look_at([hit.id for hit in hits[:end]])
             with self._scope.stages.stage("rank"):
                 picked = self._fold([hit for hit in hits[:end] if self._is_wanted(hit.id)])
-            if len(picked) >= self._pool or end >= len(hits):
+            if len(picked) >= self._pool or end >= len(hits) or self._is_spent:
                 return picked[: self._pool]
             end *= 2
 
@@ -165,8 +190,13 @@ class _Picker:
         order = diversified(scores, self._stacked(chosen), self._options.diversity, len(chosen))
         return [chosen[position] for position in order] + picked[MOST_DIVERSIFIED:]
 
+    @property
+    def _is_spent(self) -> bool:
+        return len(self.looked_at) >= MOST_LOOKED_AT
+
     def _look_at(self, image_ids: Sequence[int]) -> None:
         new = [image_id for image_id in image_ids if image_id not in self.looked_at]
+        new = new[: MOST_LOOKED_AT - len(self.looked_at)]
         if new:
             read = found.found if self._in_full else found.known
             with self._scope.stages.stage("database"), self._scope.services.database.rows() as connection:
@@ -199,7 +229,9 @@ class _Picker:
 
     def _stacked(self, hits: Sequence[Hit]) -> NDArray[np.float32]:
         missing = [hit.id for hit in hits if hit.id not in self._vectors]
-        self._vectors |= vectors_of(self._scope.services, self._scope.index, missing, strong=self._options.strong)
+        self._vectors |= vectors_of(
+            self._scope.services, self._scope.index, missing, strong=self._options.strong, keep=False
+        )
         # Deleted from the vector store since it was found there: like nothing, so that it stays.
         nothing = np.zeros(self._scope.index.dimension, np.float32)
         return np.stack([self._vectors.get(hit.id, nothing) for hit in hits])

@@ -129,6 +129,13 @@ class VectorStore(Protocol):
         """Wait until all that was acknowledged before this call is visible to every later read."""
         ...
 
+    def seal(self, collection: str) -> None:
+        """Have what was written lately indexed as the rest is: until then searches may miss more of it.
+
+        Soon, not by the time this returns. After many writes; few are compared one by one anyway.
+        """
+        ...
+
     def check(self) -> None:
         """Return if the server answers."""
         ...

@@ -28,6 +28,8 @@ ID_BYTES = 16
 FACETS_BYTES = 32 * MAX_TOKENS
 
 HNSW = {"M": 16, "efConstruction": 200}
+# Milvus takes a flush of a collection every ten seconds, and goes on with one that nobody waits for.
+SEAL_SECONDS = 5.0
 MIN_EF = 64
 # Where a tenth of 20,000 vectors meets a condition, 64 finds 79 % of the nearest 20, 512 finds 97 %, as quickly. Where
 # fewer than 7 % do, Milvus compares them all.
@@ -231,6 +233,12 @@ class MilvusStore:
 
     def barrier(self, collection: str) -> None:
         self._query(collection, is_among([0]), ["id"], strong=True)
+
+    def seal(self, collection: str) -> None:
+        # Beyond some 5,000 rows Milvus searches a segment that still grows by a coarse index of its own, whatever is
+        # asked for: of 20,000 vectors it found 97 % of the nearest 10, and 63 % where 100 of them met a condition.
+        if not self._is_lite:
+            self._milvus.call("flush", collection, timeout=SEAL_SECONDS)
 
     def check(self) -> None:
         self._milvus.version()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+from pymilvus import MilvusClient
 from rich.progress import Progress
 from sqlalchemy import update
 
@@ -32,10 +34,11 @@ from services.samples import write_samples
 from services.stack.background import background_stack
 from services.stack.state import RunState
 from services.wiring import Services, build
-from tests.servers import milvus_server, running
+from tests.servers import milvus_server, running, wait_until
 
 LITE, MILVUS = "lite", "2.3.5"
 PIECE = 1000
+LOADED_SECONDS = 15.0
 ENCODED_AT_ONCE = 256
 # Members of a filter by the share of items that match it.
 SHARES = {0.5: ("half", 2), 0.05: ("twentieth", 20), 0.005: ("two_hundredth", 200)}
@@ -142,7 +145,9 @@ def filled_stack(pictures: Pictures, milvus: str) -> Iterator[Filled]:
             held.enter_context(running(server))
             environment["AKIN_MILVUS_URI"] = uri
         state = held.enter_context(background_stack(folder / "data", environment=environment))
-        settings = load_settings(data_dir=folder / "data", redis_url=state.redis_url, milvus_uri=state.milvus_uri)
+        settings = load_settings(
+            data_dir=folder / "data", redis_url=state.redis_url, cache_url=state.cache_url, milvus_uri=state.milvus_uri
+        )
         services = held.enter_context(closing(build(settings)))
         leader = server.process.pid if server and server.process else state.children["milvus"].pid
         process = psutil.Process(leader)
@@ -160,8 +165,21 @@ def filled_stack(pictures: Pictures, milvus: str) -> Iterator[Filled]:
                 ids += _add(services, catalog_id, collection, rows, [hashes[row] for row in rows], vectors[list(rows)])
                 progress.advance(task, len(rows))
         services.vectors.barrier(collection)
+        services.vectors.seal(collection)
+        _wait_for_index(state.milvus_uri, collection, len(vectors))
         processes = [process, *process.children(recursive=True)]
         yield Filled(state, processes, services, catalog_id, collection, np.asarray(ids), vectors)
+
+
+def _wait_for_index(uri: str, collection: str, count: int) -> None:
+    """Until all is indexed, as it is some seconds after an import, and the server has loaded that."""
+    client = MilvusClient(uri)
+    if client.get_server_version().startswith("milvus_lite"):
+        return
+    wait_until(
+        lambda: client.describe_index(collection, "vector")["indexed_rows"] >= count, "the index of all vectors", 600
+    )
+    time.sleep(LOADED_SECONDS)
 
 
 def _add(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -173,6 +174,16 @@ def test_the_address_of_a_picture_finds_it(page: Page, site: Site, shop: str) ->
     assert ids(page)[0] == item_of(site.pictures[12])
     expect(page.locator("#parts img")).to_have_js_property("naturalWidth", 256)
     expect(page.locator("#query-note")).to_have_text(shop.removeprefix("http://"))
+
+
+def test_a_percent_sign_in_an_address_stays_one(page: Page, site: Site, shop: str) -> None:
+    name = "100%.jpg"
+    shutil.copy(site.pictures[12], site.pictures[0].parents[1] / name)
+    page.get_by_label("Address of a picture").fill(f"{shop}/{name}")
+    page.get_by_role("button", name="Search", exact=True).click()
+
+    expect(hits(page)).to_have_count(24)
+    expect(page.locator("#results-title")).to_have_text(name)
 
 
 def test_an_address_that_is_pasted_is_searched_with(page: Page, site: Site, shop: str) -> None:

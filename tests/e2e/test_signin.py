@@ -77,6 +77,16 @@ def test_a_wrong_key_is_said_so(context: BrowserContext, site: Site, console_err
     console_errors.clear()
 
 
+def test_a_link_that_was_cut_off_is_a_wrong_key(context: BrowserContext, site: Site, console_errors: list[str]) -> None:
+    page = context.new_page()
+
+    page.goto(f"{site.url}/signin#akin_%")
+
+    expect(page.get_by_role("alert")).to_contain_text("this key is unknown or revoked")
+    assert all("401" in error for error in console_errors)
+    console_errors.clear()
+
+
 def test_signing_out_locks_the_page(page: Page, site: Site) -> None:
     # A picture that is still on its way when the session ends is refused, and the console says so.
     page.wait_for_load_state("networkidle")

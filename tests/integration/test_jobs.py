@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import update
 
 from services import accepting, content
+from services.api import snapshots
+from services.api.app import create_app
 from services.catalog import catalogs
 from services.catalog import jobs as job_rows
 from services.catalog.database import now
@@ -63,6 +65,37 @@ def test_a_cancelled_import_accepts_nothing_more_and_keeps_what_it_has(
         akin.services.vectors.barrier(catalogs.live_index(session, akin.catalog_id).collection)
     found = [akin.search(data, limit=1)["hits"][0]["score"] >= 0.999 for data in pictures.values()]
     assert found.count(True) == 10
+
+
+def test_another_api_process_knows_at_once_that_a_job_was_cancelled(
+    akin: Akin, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "_LASTS", 60.0)  # an answer is kept for as long as of a job of millions
+    other, headers = create_app(akin.services).test_client(), {"Authorization": f"Bearer {akin.key}"}
+    job = akin.upload_many(pictures)
+    link = job["links"]["self"]
+    assert other.get(link, headers=headers).json["state"] == "queued"
+
+    cancel(akin, job)
+
+    assert other.get(link, headers=headers).json["state"] == "cancelled"
+    assert [one["state"] for one in other.get("/v1/jobs", headers=headers).json["data"]] == ["cancelled"]
+
+
+def test_viewers_of_a_job_share_its_counting(
+    akin: Akin, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "_LASTS", 60.0)
+    monkeypatch.setattr(accepting, "ENTRIES_AT_ONCE", 10)
+    link = akin.upload_many(pictures)["links"]["self"]
+    assert accepting.take_turn(akin.services)
+    first = akin.get(link)
+    assert accepting.take_turn(akin.services)
+
+    assert first["state"] == "running" and first["accepted"] == 10
+    assert akin.get(link)["accepted"] == 10
+    akin.work()
+    assert akin.get(link)["indexed"] == 30
 
 
 def test_bytes_that_a_cancelled_import_left_out_are_collected(akin: Akin) -> None:

@@ -64,6 +64,36 @@ def test_what_had_to_be_fetched_is_kept(akin: Akin) -> None:
     np.testing.assert_array_equal(kept[image_id], fetched[image_id])
 
 
+def test_of_a_search_only_what_it_searches_with_is_kept(akin: Akin) -> None:
+    for seed in range(4):
+        akin.upload(picture(seed), f"item-{seed}")
+    akin.work()
+    index, images = live_index(akin), [image_of(akin, f"item-{seed}") for seed in range(4)]
+    akin.services.cache.flushall()
+
+    asked = {"query": [{"image_id": images[0]}], "collapse": "near", "diversity": 0.5}
+    assert len(akin.call("POST", "/v1/search", json=asked).json["hits"]) == 3
+
+    assert list(kept_vectors.recalled(akin.services, index.collection, images)) == [images[0]]
+
+
+def test_many_vectors_are_asked_for_a_piece_at_a_time(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = live_index(akin)
+    kept = {number: np.full(index.dimension, number, np.float32) for number in range(1, 6)}
+    kept_vectors.keep_asked(akin.services, index.collection, kept)
+    monkeypatch.setattr(kept_vectors, "KEPT_AT_ONCE", 2)
+    cache, asked = akin.services.cache, []
+    mget = cache.mget
+    monkeypatch.setattr(cache, "mget", lambda keys: asked.append(len(keys)) or mget(keys))
+
+    recalled = kept_vectors.recalled(akin.services, index.collection, [*kept, 99])
+
+    assert asked == [2, 2, 2]
+    assert {number: vector.tobytes() for number, vector in recalled.items()} == {
+        number: vector.tobytes() for number, vector in kept.items()
+    }
+
+
 def test_the_vector_of_a_deleted_picture_is_dropped(akin: Akin) -> None:
     akin.upload(picture(1), "mug")
     akin.upload(picture(2), "jug")

@@ -33,7 +33,7 @@ from services.config import Settings
 from services.encode_call import QueryEncoder
 from services.errors import InvalidRequest
 from services.queries import Part
-from services.search import filtering
+from services.search import filtering, neighbours, ranked
 from tests.integration.conftest import Akin, _akin, picture
 
 SHOP = 24
@@ -196,6 +196,18 @@ def test_what_is_less_wanted_moves_back(shop: Akin) -> None:
 
     assert unwanted not in names(less) + names(more)
     assert names(less) != names(more)
+
+
+def test_weights_count_beside_one_another_only(shop: Akin) -> None:
+    first, second = {"item_id": "item-1"}, {"item_id": "item-2"}
+    plain = search(shop, query=[{**first, "weight": 2}, {**second, "weight": -5}, {"item_id": "item-3"}])
+
+    for scale in (1e-4, 1e-300):
+        weights = (2 * scale, -5 * scale, scale)
+        parts = [{"item_id": f"item-{n}", "weight": weight} for n, weight in enumerate(weights, 1)]
+        assert names(search(shop, query=parts)) == names(plain)
+    refused(shop, 422, "query_cancels_out", query=[{**first, "weight": 10}, {**first, "weight": -10}])
+    assert search(shop, query=[{**first, "weight": 5e-324}, {**second, "weight": 5e-324}])["hits"]
 
 
 def test_a_query_that_says_nothing_is_refused_with_its_reason(shop: Akin) -> None:
@@ -463,6 +475,12 @@ def test_pages_together_are_the_whole_answer(shop: Akin) -> None:
     assert [len(page["hits"]) for page in exactly] == [10, 10]
 
 
+def test_pages_take_a_filter_with_a_number_of_any_size(shop: Akin) -> None:
+    pages = walk(shop, image=encoded(picture(1)), filter={"field": "price", "lt": 10**20}, limit=20)
+
+    assert [len(page["hits"]) for page in pages] == [20, 4]
+
+
 def test_a_cursor_opens_its_own_catalog_only_and_not_for_ever(shop: Akin) -> None:
     cursor = search(shop, image=encoded(picture(1)), limit=5, paged=True)["next_cursor"]
     shop.call("POST", "/v1/catalogs", json={"name": "other"})
@@ -524,7 +542,7 @@ def crowd(akin: Akin, count: int = CROWD) -> NDArray[np.float32]:
     with akin.services.database.transaction() as session:
         index = catalogs.live_index(session, akin.catalog_id)
         wanted = [
-            ItemFields(f"i{n:05}", attributes={"rare": n % 333 == 0, "common": n % 2 == 0, "n": n})
+            ItemFields(f"i{n:05}", attributes={"rare": n % 333 == 0, "common": n % 2 == 0, "n": n, "code": f"{n:05}"})
             for n in range(count)
         ]
         keys: dict[str, int] = {}
@@ -587,6 +605,60 @@ def test_a_probe_that_takes_too_long_is_cut_short_and_the_search_goes_on(
     assert answer["explain"]["filtered_by"] != "ids"
     assert len(answer["hits"]) == 5
     assert akin.get("/v1/items?limit=1")["data"]  # the connection is as good as before
+    # That it took long once says nothing about how many match.
+    monkeypatch.setattr(filtering, "PROBE_SECONDS", 10)
+    again = search(akin, query=[{"item_id": "i00001"}], filter={"field": "rare", "eq": True}, explain=True)
+    assert again["explain"]["filtered_by"] == "ids"
+    assert names(again) == names(answer)
+
+
+@pytest.mark.parametrize("most", [5, 1000])
+def test_a_filter_that_few_match_fills_the_page_however_far_away_they_are(
+    either_akin: Akin, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Be it that the probe took too long, or that it found too many; of texts the vector store knows no order."""
+    akin = either_akin
+    crowd(akin, 1500)
+    monkeypatch.setattr(filtering, "MOST_IDS", most)
+    monkeypatch.setattr(filtering, "PROBE_SECONDS", 10 if most == 5 else 0.001)
+    monkeypatch.setattr(neighbours, "MAX_LIMIT", 20)
+    last = {"field": "code", "gte": "01490"}
+
+    answer = search(akin, query=[{"item_id": "i00001"}], filter=last, limit=10, collapse="none", explain=True)
+
+    assert sorted(names(answer)) == [f"i{n:05}" for n in range(1490, 1500)]
+    assert [hit["score"] for hit in answer["hits"]] == sorted((hit["score"] for hit in answer["hits"]), reverse=True)
+    assert answer["explain"]["filtered_by"] == "ids"
+
+
+def test_a_search_that_finds_nothing_looks_at_so_many_pictures_and_no_more(
+    either_akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    akin = either_akin
+    crowd(akin, 1500)
+    monkeypatch.setattr(filtering, "MOST_IDS", 3)
+    monkeypatch.setattr(filtering, "MOST_LISTED", 3)
+    monkeypatch.setattr(ranked, "MOST_LOOKED_AT", 300)
+    last = {"field": "code", "gte": "01490"}
+
+    answer = search(akin, query=[{"item_id": "i00001"}], filter=last, limit=10, explain=True)
+
+    assert answer["explain"]["candidates"] == 300
+    assert len(answer["hits"]) < 10
+    assert set(names(answer)) <= {f"i{n:05}" for n in range(1490, 1500)}
+
+
+def test_true_and_one_are_two_filters(either_akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    akin = either_akin
+    crowd(akin, 50)
+    monkeypatch.setattr(filtering, "MOST_IDS", 3)
+    ways = [
+        search(akin, query=[{"item_id": "i00001"}], filter={"field": "common", "eq": value}, explain=True)["explain"]
+        for value in (True, 1)
+    ]
+
+    assert ways[0]["filtered_by"] != "ids"
+    assert ways[1]["filtered_by"] == "ids"
 
 
 def test_strong_sees_at_once_what_was_acknowledged(either_akin: Akin) -> None:
@@ -604,6 +676,28 @@ def test_strong_sees_at_once_what_was_acknowledged(either_akin: Akin) -> None:
         by_id = search(akin, query=[{"image_id": own}], consistency="strong", limit=1)
 
         assert (names(found), names(by_id)) == ([f"late-{number}"], [f"i{number:05}"])
+
+
+def test_strong_finds_at_once_what_was_changed_to_match(either_akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    akin = either_akin
+    for seed in range(6):
+        attributes = {"brand": "Acme" if seed < 3 else "Bolt"}
+        akin.upload(picture(seed), f"item-{seed}", attributes=json.dumps(attributes))
+    akin.work()
+    monkeypatch.setattr(filtering, "MOST_IDS", 2)
+    monkeypatch.setattr(filtering, "PROBE_SECONDS", 10)
+
+    def found() -> list[str]:
+        acme = {"field": "brand", "eq": "Acme"}
+        return names(search(akin, image=encoded(picture(5)), filter=acme, consistency="strong", limit=2))
+
+    before = found()
+    assert akin.call("PUT", "/v1/items/item-5", json={"attributes": {"brand": "Acme"}}).status_code == 200
+    changed = found()
+    akin.work()
+
+    assert "item-5" not in before
+    assert changed == found() == ["item-5", before[0]]
 
 
 def test_a_search_says_how_long_it_took(shop: Akin) -> None:

@@ -224,6 +224,24 @@ def test_after_a_barrier_every_read_sees_the_write(vector_store: VectorStore, co
         assert vector_store.present(collection, [number], strong=False) == set()
 
 
+def test_many_new_vectors_are_found_as_well_as_old_ones_soon_after_they_were_sealed(
+    vector_store: VectorStore, collection: str
+) -> None:
+    """Unsealed, Milvus looks among the vectors of a few lists alone."""
+    vectors = random_vectors(8000)
+    vector_store.create(collection, DIMENSION)
+    vector_store.upsert(collection, range(len(vectors)), vectors)
+    vector_store.barrier(collection)
+    among = list(range(0, len(vectors), 100))
+
+    vector_store.seal(collection)
+
+    def found() -> bool:
+        return all(len(hits) == 60 for hits in vector_store.search(collection, vectors[:20], 60, among=among))
+
+    wait_until(found, "all that is near, among the sealed vectors")
+
+
 def test_deleted_vectors_are_gone(vector_store: VectorStore, collection: str, filled: Vectors) -> None:
     vector_store.delete(collection, [3, 4, 1000])
     assert vector_store.count(collection) == len(filled) - 2

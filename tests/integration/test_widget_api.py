@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -18,8 +22,11 @@ from werkzeug.test import TestResponse
 
 from services import housekeeping
 from services.api.app import create_app
-from services.api.rate_limit import WINDOW_SECONDS
-from services.api.schemas_widget import SimilarOut
+from services.api.rate_limit import PICTURES, WINDOW_SECONDS
+from services.api.schemas import ImageOut, ItemOut
+from services.api.schemas_search import HitOut
+from services.api.schemas_widget import OtherOut, SimilarOut
+from services.api.similar import MOST_CONDITIONS
 from services.catalog.database import now
 from services.catalog.models import Event, Image
 from services.wiring import build
@@ -161,6 +168,38 @@ def test_neither_a_secret_key_in_an_address_nor_another_catalogs_key_opens_anyth
     refused(ask(shop, f"{LIKE}?catalog=default", other), 403, "other_catalog")
 
 
+def test_a_request_with_two_keys_is_refused_so_that_no_shared_cache_keeps_one_catalogs_answer_for_another(
+    shop: Akin,
+) -> None:
+    assert shop.call("POST", "/v1/catalogs", json={"name": "other"}).status_code == 201
+    mine, other = publishable(shop), publishable(shop, catalog="other")
+
+    for path in (LIKE, "/v1/images/1/thumbnail"):
+        for secret in (mine, shop.key):
+            refused(ask(shop, path, other, headers={"Authorization": f"Bearer {secret}"}), 422, "two_keys")
+        twice = ask(shop, path, mine, headers={"Authorization": f"Bearer {mine}"})
+        assert twice.status_code == 200
+        assert twice.headers["Cache-Control"].startswith("public")
+        header = shop.client.get(path, headers={"Authorization": f"Bearer {mine}", "Origin": SHOP})
+        assert header.headers["Cache-Control"].startswith("private")
+
+
+def test_a_bound_key_does_not_learn_which_other_catalogs_there_are(shop: Akin) -> None:
+    assert shop.call("POST", "/v1/catalogs", json={"name": "other"}).status_code == 201
+    key = publishable(shop)
+    bound = {"name": "bound", "scopes": ["search"], "catalog": "other"}
+    secret = shop.call("POST", "/v1/admin/keys", json=bound).json["key"]
+
+    for name in ("other", "none"):
+        refused(ask(shop, f"{LIKE}?catalog={name}", key), 403, "other_catalog")
+    for name in ("default", "none"):
+        refused(shop.call("GET", f"/v1/images?catalog={name}", key=secret), 403, "other_catalog")
+        # Nor by what it may not do there.
+        refused(shop.call("DELETE", f"/v1/items/item-0?catalog={name}", key=secret), 403, "missing_scope")
+    assert ask(shop, f"{LIKE}?catalog=default", key).status_code == 200
+    assert shop.call("GET", "/v1/images?catalog=other", key=secret).status_code == 200
+
+
 def test_a_publishable_key_signs_no_browser_in(akin: Akin) -> None:
     browser = create_app(akin.services).test_client()
     browser.post("/session", json={"key": publishable(akin, "http://localhost")})
@@ -239,6 +278,30 @@ def test_a_visitor_who_asks_too_often_is_told_when_to_ask_again(shop: Akin) -> N
     assert secret == [200] * 5
 
 
+def test_a_visitor_who_draws_too_many_pictures_is_told_when_to_ask_again_and_may_ask_for_similar_items(
+    shop: Akin,
+) -> None:
+    key = publishable(shop)
+    with configured(shop, widget_rate=1) as client:
+
+        def draw(address: str) -> TestResponse:
+            return ask(shop, THUMBNAIL, key, client=client, environ_base={"REMOTE_ADDR": address})
+
+        # The turn of a minute may lie between the requests.
+        answers = [draw("203.0.113.7") for _ in range(2 * PICTURES + 1)]
+        late = answers[-1]
+        items = ask(shop, LIKE, key, client=client, environ_base={"REMOTE_ADDR": "203.0.113.7"})
+        someone_else = draw("198.51.100.9")
+        header = {"Authorization": f"Bearer {shop.key}"}
+        secret = [client.get(THUMBNAIL, headers=header).status_code for _ in range(2 * PICTURES + 1)]
+
+    assert [answer.status_code for answer in answers[:PICTURES]] == [200] * PICTURES
+    refused(late, 429, "overloaded")
+    assert 0 < int(late.headers["Retry-After"]) <= WINDOW_SECONDS
+    assert items.status_code == someone_else.status_code == 200
+    assert set(secret) == {200}
+
+
 def test_behind_proxies_the_visitor_is_whom_the_nearest_trusted_one_names(shop: Akin) -> None:
     key = publishable(shop)
     with configured(shop, widget_rate=1, proxies=1) as client:
@@ -256,6 +319,20 @@ def test_without_the_cache_nobody_is_refused_and_similar_items_are_found(shop: A
         answers = [ask(shop, LIKE, key, client=client) for _ in range(3)]
 
     assert [len(ids(answer.json)) for answer in answers] == [COUNT - 1] * 3
+
+
+def test_a_cache_that_never_answers_is_not_waited_for_again_and_again(shop: Akin) -> None:
+    key = publishable(shop)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with configured(shop, cache_url=SecretStr(address)) as client:
+            first = ask(shop, LIKE, key, client=client)
+            began = time.monotonic()
+            second = ask(shop, LIKE, key, client=client)
+            seconds = time.monotonic() - began
+
+    assert len(ids(first.json)) == len(ids(second.json)) == COUNT - 1
+    assert seconds < 1
 
 
 def test_what_was_ranked_is_kept_while_titles_prices_and_what_exists_are_those_of_the_moment(shop: Akin) -> None:
@@ -308,6 +385,38 @@ def test_an_item_that_is_not_searchable_yet_is_not_kept_as_one_without_look_alik
     assert len(ids(shop.get("/v1/items/late/similar"))) == COUNT
 
 
+def test_that_an_item_has_no_look_alikes_is_kept_as_well(shop: Akin) -> None:
+    alone, address = f"{LIKE}?min_score=1", f"{LIKE}?min_score=1&fill_by=nothing"
+    first = shop.call("GET", alone)
+    assert ids(shop.get(address)) == []
+    (port,) = free_ports(1)
+    headers = {"Authorization": f"Bearer {shop.key}"}
+    with configured(shop, milvus_uri=f"http://127.0.0.1:{port}") as client:  # nothing can be ranked there
+        again = client.get(alone, headers=headers)
+        filled = client.get(address, headers=headers)
+        assert shop.call("DELETE", "/v1/items/item-0").status_code == 204
+        gone = client.get(alone, headers=headers)
+
+    for answer in (first, again, filled):
+        assert (answer.status_code, answer.json["hits"], answer.json["others"]) == (200, [], [])
+        assert "max-age=60" in answer.headers["Cache-Control"]
+    refused(gone, 404, "item_not_found")
+
+
+def test_what_precedes_an_items_first_vector_is_kept_by_nobody(shop: Akin) -> None:
+    shop.upload(picture(99), "late", attributes=json.dumps({"kind": "kind 0"}))
+    path = "/v1/items/late/similar?limit=3&fill_by=kind"
+
+    early = shop.call("GET", path)
+    shop.work()
+    late = shop.call("GET", path)
+
+    assert (early.json["hits"], len(early.json["others"])) == ([], 3)
+    assert early.headers["Cache-Control"] == "no-store"
+    assert (len(late.json["hits"]), late.json["others"]) == (3, [])
+    assert "max-age=60" in late.headers["Cache-Control"]
+
+
 def test_an_unchanged_answer_is_304_and_any_change_makes_another_tag(shop: Akin) -> None:
     key = publishable(shop)
     first = ask(shop, f"{LIKE}?limit=4", key)
@@ -343,6 +452,34 @@ def test_the_newest_items_of_the_same_kind_fill_the_places_left(shop: Akin) -> N
     refused(shop.call("GET", f"{LIKE}?fill_by="), 422, "invalid_request")
 
 
+def test_many_pictures_of_an_item_leave_the_places_of_other_items_and_its_newest_is_shown(either_akin: Akin) -> None:
+    akin = either_akin
+    newest = {}
+    for number in range(6):
+        attributes = json.dumps({"kind": "shoe", "stock": number})
+        for view in range(10):
+            uploaded = akin.upload(picture(10 * number + view, (16, 16)), f"item-{number}", attributes=attributes)
+        newest[f"item-{number}"] = uploaded["image_id"]
+    akin.upload(picture(99), "asking", attributes=json.dumps({"kind": "shoe", "stock": 9}))
+    akin.work()
+    address = "/v1/items/asking/similar?limit=5&min_score=1&fill_by=kind&" + urlencode(
+        {"filter": json.dumps({"field": "stock", "gte": 1})}
+    )
+
+    ranked = akin.get(address)["others"]
+    akin.call("PUT", "/v1/items/item-5", json={"attributes": {"kind": "shoe", "stock": 0}})
+    akin.call("PUT", "/v1/items/item-4", json={"attributes": {"kind": "shoe", "stock": 44}})
+    (port,) = free_ports(1)
+    with configured(akin, milvus_uri=f"http://127.0.0.1:{port}") as client:  # what is kept, as SQL has it now
+        kept = client.get(address, headers={"Authorization": f"Bearer {akin.key}"}).json["others"]
+
+    order = ["item-5", "item-4", "item-3", "item-2", "item-1"]
+    assert [other["item"]["item_id"] for other in ranked] == order
+    assert [other["image"]["id"] for other in ranked] == [newest[item_id] for item_id in order]
+    assert [other["item"]["item_id"] for other in kept] == order[1:]
+    assert kept[0]["item"]["attributes"]["stock"] == 44
+
+
 def test_items_that_fill_places_are_no_hits(shop: Akin) -> None:
     scores = [hit["score"] for hit in shop.get(f"{LIKE}?limit=200")["hits"]]
 
@@ -353,6 +490,38 @@ def test_items_that_fill_places_are_no_hits(shop: Akin) -> None:
     assert not {"item-0", *ids(answer)} & set(others)
     kept = shop.get(f"{LIKE}?limit=9&min_score={scores[2] - 1e-6}&fill_by=kind")
     assert (kept["hits"], kept["others"]) == (answer["hits"], answer["others"])
+
+
+def test_publishable_keys_filter_by_few_conditions(shop: Akin) -> None:
+    key = publishable(shop)
+
+    def of(prices: int) -> str:
+        return json.dumps({"or": [{"not": {"field": "price", "eq": 10 + price}} for price in range(prices)]})
+
+    few, many = (f"{LIKE}?{urlencode({'filter': of(count)})}" for count in (MOST_CONDITIONS, MOST_CONDITIONS + 1))
+
+    assert len(ids(ask(shop, few, key).json)) == COUNT - 1
+    refused(ask(shop, many, key), 422, "invalid_filter")
+    assert len(ids(shop.get(many))) == COUNT - 1
+
+
+def test_answers_have_all_members_of_the_schema_and_no_others(shop: Akin) -> None:
+    twin = json.dumps({"kind": "kind 0", "nested": {"text": 'é "quoted" </script>'}})
+    shop.upload(picture(0, (192, 160)), "twin", title='"Twin"', url="https://shop.example/ä?b=1&c", attributes=twin)
+    shop.work()
+    address = f"{LIKE}?limit=9&min_score=0.97&fill_by=kind"
+
+    for answer in (shop.get(address), shop.get(address)):  # ranked, and kept
+        # The schema has no member with a default and takes no other, so equal means that none is missing.
+        assert SimilarOut.model_validate(answer).model_dump(mode="json") == answer
+        (hit,) = answer["hits"]
+        assert hit["item"]["title"] == '"Twin"'
+        assert hit["item"]["attributes"] == json.loads(twin)
+        assert hit["likeness"]["kind"] == "duplicate"
+        assert 0.5 <= hit["likeness"]["probability"] <= 1
+        assert len(answer["others"]) == COUNT // 2 - 1
+    for schema in (SimilarOut, HitOut, OtherOut, ImageOut, ItemOut):
+        assert all(member.is_required() for member in schema.model_fields.values())
 
 
 CLICK = {"kind": "click", "item_id": "item-0", "shown": ["item-4"], "rank": 2, "index": 1}
@@ -395,7 +564,8 @@ NO_EVENTS: list[Any] = [
     {"events": [CLICK] * 51},
     {"events": [{**CLICK, "kind": "purchase"}]},
     {"events": [{**CLICK, "shown": []}]},
-    {"events": [{**CLICK, "shown": ["a"] * 201}]},
+    {"events": [{**CLICK, "shown": ["a"] * 51}]},
+    {"events": [{**CLICK, "shown": ["x" * 500] * 17}]},
     {"events": [{**CLICK, "item_id": "x" * 513}]},
     {"events": [{**CLICK, "rank": 0}]},
     {"events": [{**CLICK, "index": 2**63}]},
@@ -410,6 +580,19 @@ def test_events_that_are_none_are_refused(akin: Akin) -> None:
         refused(
             ask(akin, "/v1/events", key, method="POST", data=sent, content_type="text/plain"), 422, "invalid_request"
         )
+
+
+def test_every_event_of_a_visitor_counts(akin: Akin) -> None:
+    key, sent = publishable(akin), json.dumps({"events": [CLICK] * 10})
+    with configured(akin, widget_rate=20, event_days=1) as client:
+        answers = [
+            ask(akin, "/v1/events", key, client=client, method="POST", data=sent, content_type="text/plain")
+            for _ in range(6)  # the turn of a minute may lie between them
+        ]
+
+    assert [answer.status_code for answer in answers[:2]] == [204] * 2
+    refused(answers[-1], 429, "overloaded")
+    assert len(stored(akin)) <= 40
 
 
 def test_visitors_cannot_send_much_at_once(akin: Akin) -> None:
@@ -456,6 +639,22 @@ def test_the_pages_that_show_the_widget_make_a_key_for_themselves_once(shop: Aki
         assert made[0]["public"] in page.text
     assert "Item 1" in pages[0].text
     assert browser.get("/demo/product/none").status_code == 404
+
+
+def test_first_visits_at_once_make_one_key_however_the_address_is_written(shop: Akin) -> None:
+    def visit(host: str) -> str:
+        headers = {"Authorization": f"Bearer {shop.key}", "Host": host}
+        page = create_app(shop.services).test_client().get("/demo/product/item-1", headers=headers)
+        (key,) = set(re.findall(r"pk_[A-Za-z0-9_-]{32}", page.text))
+        return key
+
+    with ThreadPoolExecutor(8) as together:
+        keys = set(together.map(visit, ["akin.example"] * 8))
+    keys |= {visit("Akin.Example"), visit("AKIN.example:80")}
+
+    (made,) = [row for row in shop.get("/v1/admin/keys")["data"] if row["public"]]
+    assert made["origins"] == ["http://akin.example"]
+    assert keys == {made["public"]}
 
 
 def test_the_pictures_of_deleted_images_are_not_shown(shop: Akin) -> None:

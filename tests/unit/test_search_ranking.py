@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from services.caching import Recent
-from services.catalog.filters import parse
+from services.catalog.filters import AsWritten, parse
 from services.catalog.found import Found, Known
 from services.errors import InvalidRequest
 from services.search.filtering import Plan
-from services.search.neighbours import Neighbours
+from services.search.neighbours import MOST_FILTERED, Neighbours
 from services.search.pages import Frozen
 from services.search.ranking import best_of, diversified, far_apart, first_of_each
 from services.search.request import KnownItem, Part, Search
@@ -179,6 +179,43 @@ def test_what_a_condition_found_beyond_the_depth_is_kept_without_it() -> None:
     assert neighbours.hits[0].id == 0
 
 
+@pytest.mark.parametrize("plan", [Plan("vectors", where=HALF), Plan("database")])
+def test_under_a_filter_many_vectors_are_searched_with_less_deep(plan: Plan) -> None:
+    shelf = Shelf(20_000, overlooked=1.0)
+    neighbours = Neighbours(lambda *asked: 16 * shelf(*asked), plan, 20, -1.0, None)
+
+    while not neighbours.complete:
+        neighbours.widen(wanted=20, kept=0)
+
+    assert shelf.depths[-1] == (MOST_FILTERED // 16, False)
+    assert neighbours.hits == shelf.hits[: MOST_FILTERED // 16]
+    assert neighbours.cut_off
+
+
+def test_what_does_not_meet_a_condition_yet_is_ranked_with_the_others() -> None:
+    shelf = Shelf(40_000)
+    neighbours = Neighbours(shelf, Plan("vectors", where=HALF, changed=(1, 9_999)), 20, -1.0, None)
+    assert [hit.id for hit in neighbours.hits] == sorted([1, *range(0, 40, 2)])  # 9,999 is beyond what may be missing
+
+    while not neighbours.complete:
+        neighbours.widen(wanted=30_000, kept=len(neighbours.hits))
+
+    assert {1, 9_999} <= {hit.id for hit in neighbours.hits}
+
+
+def test_a_search_that_may_not_go_deeper_says_so() -> None:
+    def widest(count: int, plan: Plan, min_score: float = -1.0) -> Neighbours:
+        neighbours = Neighbours(Shelf(count), plan, 20, min_score, None)
+        while not neighbours.complete:
+            neighbours.widen(wanted=20, kept=0)
+        return neighbours
+
+    for plan in (Plan(), Plan("vectors", where=HALF)):
+        assert widest(MAX_LIMIT + 1, plan).cut_off
+        assert not widest(MAX_LIMIT - 1, plan).cut_off
+        assert not widest(MAX_LIMIT + 1, plan, min_score=0.5).cut_off
+
+
 def test_of_several_lists_only_what_no_missing_picture_can_outdo_is_ranked() -> None:
     lists = [[Hit(1, 0.9), Hit(2, 0.8)], [Hit(3, 0.3), Hit(4, 0.2)]]
 
@@ -191,6 +228,17 @@ def test_of_several_lists_only_what_no_missing_picture_can_outdo_is_ranked() -> 
 
 def test_a_ranking_is_the_same_out_of_the_cache() -> None:
     frozen = Frozen(7, 3, {"field": "brand", "eq": "Ä"}, True, ((2**60, 0.1), (5, -0.25)))
+    assert Frozen.unpack(frozen.pack()) == frozen
+
+
+@pytest.mark.parametrize("number", [10**20, -(2**63) - 1, 10**300, 1, 1.0, -0.0, 5e-324, True])
+def test_a_filter_is_the_same_out_of_the_cache(number: float) -> None:
+    frozen = Frozen(7, 3, {"field": "price", "eq": number}, True, ())
+    assert repr(Frozen.unpack(frozen.pack())) == repr(frozen)
+
+
+def test_rankings_without_a_filter_are_kept_too() -> None:
+    frozen = Frozen(7, 3, None, False, ((1, 0.5),))
     assert Frozen.unpack(frozen.pack()) == frozen
 
 
@@ -220,10 +268,18 @@ def test_there_is_nothing_near_only_unlike_things(weights: tuple[float, ...]) ->
     assert caught.value.code == "only_negative_weights"
 
 
+def test_filters_are_told_apart_by_how_they_are_written() -> None:
+    numbers = [True, 1, 1.0, "1"]
+    filters = [AsWritten(parse({"field": "a", "eq": number})) for number in numbers]
+
+    assert len({*filters, AsWritten(None)}) == 5
+    assert {*filters, AsWritten(parse({"field": "a", "eq": 1}))} == set(filters)
+
+
 def test_filters_can_be_remembered_by() -> None:
     body = {"and": [{"field": "brand", "in": ["a", 1, True]}, {"not": {"field": "price", "gte": 1, "lt": 2}}]}
     assert hash(parse(body)) == hash(parse(body))
 
 
-def test_rows_in_full_begin_like_the_short_ones() -> None:
-    assert Found._fields[: len(Known._fields)] == Known._fields
+def test_rows_in_full_have_all_that_the_short_ones_have() -> None:
+    assert set(Known._fields) < set(Found._fields)

@@ -14,7 +14,7 @@ export const nameOf = (item) => item.title || item.item_id;
 /** For example "€12.95"; empty where the item has no price. */
 export function priceOf({ price, currency }) {
   if (typeof price === "string") return price;
-  if (typeof price !== "number") return "";
+  if (!Number.isFinite(price)) return "";
   try {
     return new Intl.NumberFormat("en", { style: "currency", currency }).format(price);
   } catch {

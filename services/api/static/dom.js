@@ -15,6 +15,15 @@ export function element(tag, properties = {}, ...children) {
   return created;
 }
 
+/** Text without its %-escapes; what is none stays as it is. */
+export function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** A line drawing of 20 × 20 units, for beside words. */
 export function icon(lines) {
   const drawn = document.createElementNS(SVG, "svg");

@@ -1,8 +1,8 @@
-/** What is searched with: a picture, or several with weights; each can be cropped and taken away. */
+/** What is searched with: a picture or words, or several with weights; pictures can be cropped, and each taken away. */
 
 import * as api from "./api.js";
 import { itemLink, large, nameOf, picture, preview } from "./cards.js";
-import { element, find, icon } from "./dom.js";
+import { element, find, icon, unescaped } from "./dom.js";
 import { overlay, paint } from "./overlay.js";
 import { addressOf, recall } from "./uploads.js";
 import { chooseCrop } from "./crop.js";
@@ -28,8 +28,11 @@ async function lookUp(part, signal) {
     return { name, note: "Your picture; it is not kept.", address, image: preview(address, name), file };
   }
   if (part.url !== undefined) {
-    const name = decodeURIComponent(new URL(part.url).pathname.split("/").pop()) || new URL(part.url).host;
+    const name = unescaped(new URL(part.url).pathname.split("/").pop()) || new URL(part.url).host;
     return { name, note: new URL(part.url).host, address: part.url, image: preview(part.url, name) };
+  }
+  if (part.text !== undefined) {
+    return { name: part.text, note: "", image: element("span", { className: "quote", ariaHidden: "true" }, "“") };
   }
   const itemId = part.item ?? (await ownerOf(part.image, signal));
   if (!items.has(itemId)) items.set(itemId, await api.item(itemId, signal));

@@ -1,13 +1,14 @@
 /**
  * What is asked for, and its two other forms: the page's address, and the body of a request to the API.
  *
- * A query has `parts`, each one of { item, image } (an item, and which of its pictures is shown), { image }, { url }
- * and { upload } (a number of uploads.js), with a weight from -1 to 1 and a crop or null; `where`, rows of a field, an
- * operator and a value; `diversity`; and `explain`.
+ * A query has `parts`, each one of { item, image } (an item, and which of its pictures is shown), { image }, { url },
+ * { upload } (a number of uploads.js) and { text }, with a weight from -1 to 1 and, but for text, a crop or null;
+ * `where`, rows of a field, an operator and a value; `diversity`; and `explain`.
  */
 
 export const NOTHING = { parts: [], where: [], diversity: 0, explain: false };
 export const MOST_PARTS = 8;
+const MOST_TEXT = 1000;
 
 /** Operators of a filter row: what they are called, and the condition that they make of a field and a value. */
 export const OPERATORS = {
@@ -87,10 +88,11 @@ export function toForm(query, limit) {
   return { upload, fields: { ...about(weight, crop), ...(others.length ? { query: others } : {}), ...rest } };
 }
 
-function toPart({ item, image, url, upload, weight, crop }, pictureOf, exact) {
+function toPart({ item, image, url, upload, text, weight, crop }, pictureOf, exact) {
   const further = about(weight, crop);
   if (upload !== undefined) return { image: pictureOf(upload), ...further };
   if (url !== undefined) return { url, ...further };
+  if (text !== undefined) return { text, ...further };
   // Only a picture can be cropped, so of an item it is the one that is shown.
   if (item !== undefined && !(image && (crop || exact))) return { item_id: item, ...further };
   return { image_id: image, ...further };
@@ -105,13 +107,15 @@ function parsed(text) {
 }
 
 const isWeb = (url) => typeof url === "string" && URL.canParse(url) && /^https?:/i.test(url);
+const isSentence = (text) => typeof text === "string" && text.trim() !== "" && text.length <= MOST_TEXT;
 const isShare = (value) => typeof value === "number" && value >= 0 && value <= 1;
 
 function isPart(one) {
   if (typeof one !== "object" || one === null) return false;
-  const { item, image, url, upload, weight = 1, crop = null } = one;
+  const { item, image, url, upload, text, weight = 1, crop = null } = one;
+  if (text !== undefined && crop !== null) return false;
   return (
-    (typeof item === "string" || Number.isInteger(image) || isWeb(url) || Number.isInteger(upload)) &&
+    [typeof item === "string", Number.isInteger(image), isWeb(url), Number.isInteger(upload), isSentence(text)].some(Boolean) &&
     typeof weight === "number" &&
     Math.abs(weight) <= 1 &&
     (crop === null || ["x", "y", "width", "height"].every((side) => isShare(crop[side])))

@@ -78,8 +78,9 @@ function describe(title, note) {
 
 function describeParts(parts) {
   if (parts.length > 1) {
-    describe(`${count(parts.length, "picture")} together`, "The sliders say how much each one counts.");
-    document.title = "Look-alikes of several pictures · Akin";
+    const kind = query.parts.some(({ text }) => text !== undefined) ? "part" : "picture";
+    describe(`${count(parts.length, kind)} together`, "The sliders say how much each one counts.");
+    document.title = `Look-alikes of several ${kind}s · Akin`;
     return;
   }
   const [{ name, note, item, shown }] = parts;
@@ -123,7 +124,8 @@ function reweigh(parts) {
   else go({ ...query, parts: alone ? [{ ...parts[0], weight: 1 }] : parts });
 }
 
-const subjectOf = ({ item, image, url, upload, crop }) => JSON.stringify([item ?? [image, url, upload], crop]);
+const subjectOf = ({ item, image, url, upload, text, crop }) =>
+  JSON.stringify([item ?? [image, url, upload, text], crop]);
 const same = (one, other) => subjectOf(one) === subjectOf(other);
 
 function steered({ image }, direction) {

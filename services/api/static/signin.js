@@ -1,7 +1,7 @@
 /** Signs a browser in: with the key in the link that `akin up` prints, or with a typed one. */
 
 import { signIn } from "./api.js";
-import { find } from "./dom.js";
+import { find, unescaped } from "./dom.js";
 
 const form = find("signin");
 const field = find("key");
@@ -34,7 +34,7 @@ function wanted() {
 }
 
 function enterByLink() {
-  const key = decodeURIComponent(location.hash.slice(1));
+  const key = unescaped(location.hash.slice(1));
   if (!key) return;
   // A key belongs neither in the history nor in a screenshot of the address bar.
   history.replaceState(null, "", location.pathname + location.search);

@@ -7,7 +7,8 @@ const preview = find("preview");
 const script = new URL("/widget.js", location.origin).href;
 // What the widget does without being told stays out of the lines.
 const DEFAULTS = { limit: "8", "--akin-tile": "170px", "--akin-gap": "16px", "--akin-radius": "10px" };
-const known = new Map(); // key → its origins
+const SHOWN = ["price", "currency", "in_stock"]; // by a key that is not told what to show
+const known = new Map(); // key → its origins and the attributes that it shows
 let height = 0; // of the row, in pixels: the place is kept until the script has come
 
 const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll('"', "&quot;").replaceAll("<", "&lt;");
@@ -29,6 +30,9 @@ function properties() {
   return used.map((input) => [input.name, input.value + (input.dataset.unit ?? "")]);
 }
 
+/** The attribute to fill up by, without what is nested in it; "" for none. */
+const filledBy = () => form.elements["fill-by"].value.trim().replace(/^attributes\./, "").split(".")[0];
+
 function show() {
   find("colours").hidden = !form.elements.coloured.checked;
   for (const input of form.querySelectorAll("input[type=range]")) {
@@ -47,7 +51,8 @@ function measure() {
 function showPreview() {
   if (!preview) return;
   const wanted = new Map(attributes());
-  for (const name of ["item", "heading", "limit", "fill-by", "in-stock", "target"]) {
+  // The preview's own key shows no attribute to fill up by.
+  for (const name of ["item", "heading", "limit", "in-stock", "target"]) {
     const value = wanted.get(name);
     if (value === undefined) preview.removeAttribute(name);
     else if (preview.getAttribute(name) !== String(value)) preview.setAttribute(name, value);
@@ -69,8 +74,16 @@ function showSnippet() {
   const written = all.map(([name, value]) => (value === true ? ` ${name}` : ` ${name}="${escaped(value)}"`)).join("");
   find("snippet").textContent = `<script async src="${script}"></` + `script>\n<akin-similar${written}></akin-similar>`;
   find("snippet-item").textContent = find("item").value || "item";
-  const origins = known.get(key);
-  find("key-origins").textContent = origins ? `For pages of ${origins.join(", ")}` : "";
+  find("key-origins").textContent = known.has(key) ? about(known.get(key)) : "";
+}
+
+/** What a key is for, and what it is not enough for. */
+function about({ origins, attributes }) {
+  const missing = [filledBy(), form.elements["in-stock"].checked ? "in_stock" : ""].filter(
+    (name) => name && !attributes.includes(name),
+  );
+  const lacking = missing.length ? ` It does not show ${missing.join(" and ")}: make one that does.` : "";
+  return `For pages of ${origins.join(", ")}.${lacking}`;
 }
 
 async function call(method, body) {
@@ -92,14 +105,16 @@ async function listKeys(chosen) {
     ...usable.map((key) => element("option", { value: key.public }, `${key.name} (${key.public.slice(0, 11)}…)`)),
   );
   if (usable.length === 0) find("keys").append(element("option", { value: "" }, "None yet: make one below"));
-  for (const key of usable) known.set(key.public, key.origins);
+  for (const { public: key, origins, attributes } of usable) known.set(key, { origins, attributes: attributes ?? [] });
   if (chosen) find("keys").value = chosen;
   showSnippet();
 }
 
 async function makeKey() {
   const origins = find("origins").value.split(/[\s,]+/).filter(Boolean);
-  const { key } = await call("POST", { name: (origins[0] ?? "shop").slice(0, 100), scopes: ["widget"], origins });
+  const name = (origins[0] ?? "shop").slice(0, 100);
+  const attributes = [...new Set([...SHOWN, filledBy()])].filter(Boolean);
+  const { key } = await call("POST", { name, scopes: ["widget"], origins, attributes });
   find("origins").value = "";
   await listKeys(key);
 }

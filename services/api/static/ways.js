@@ -1,4 +1,4 @@
-/** The ways to ask with a picture of one's own: chosen, taken, dropped, pasted, or by its address. */
+/** The ways to ask: with a picture of one's own, chosen, taken, dropped, pasted or by its address, or with words. */
 
 import { find } from "./dom.js";
 import { onFiles } from "./picking.js";
@@ -30,6 +30,19 @@ export function onAsked({ search, add }) {
   find("by-address").addEventListener("submit", (event) => {
     event.preventDefault();
     byAddress(find("address").value.trim());
+  });
+  onWords("by-words", search);
+  onWords("add-words", add);
+}
+
+/** The form is there only where the catalog's encoder embeds text. */
+function onWords(id, ask) {
+  const form = find(id);
+  form?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = form.querySelector("input").value.trim();
+    form.reset();
+    if (text) ask([part({ text })]);
   });
 }
 

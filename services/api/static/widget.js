@@ -1,7 +1,8 @@
 /**
  * <akin-similar item="SKU-1" key="pk_…"></akin-similar>: items that look like that of a product page.
  *
- * item, key      your id of the item, and a publishable key of its catalog
+ * item, key      your id of the item, and a publishable key of its catalog; filter, fill-by and in-stock may name
+ *                attributes that the key shows
  * limit          how many at most (8)
  * heading        a text above them
  * in-stock       only items whose attribute in_stock is true
@@ -68,7 +69,7 @@
 
   /** For example "12,95 €"; empty where the item has no price. */
   function priceOf({ price, currency }, language) {
-    if (typeof price !== "number") return typeof price === "string" ? price : "";
+    if (!Number.isFinite(price)) return typeof price === "string" ? price : "";
     try {
       return new Intl.NumberFormat(language, currency ? { style: "currency", currency } : {}).format(price);
     } catch {
@@ -242,7 +243,10 @@
     #report(event) {
       const events = [{ ...event, item_id: this.getAttribute("item"), index: this.#index }];
       const key = encodeURIComponent(this.getAttribute("key"));
-      navigator.sendBeacon(`${this.#server}/v1/events?key=${key}`, JSON.stringify({ events }));
+      // Not sendBeacon: of pages with a strict Referrer-Policy it tells no origin. Text, so that nobody asks first.
+      fetch(`${this.#server}/v1/events?key=${key}`, {
+        method: "POST", mode: "cors", credentials: "omit", keepalive: true, body: JSON.stringify({ events }),
+      }).catch(() => {});
     }
   }
 
