@@ -8,15 +8,17 @@ written out anew when it has. So one small statement is all that most visitors c
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgpack
 from sqlalchemy import Connection, func, select
 
-from services.caching import PREFIX, Recent, remember
+from services.caching import Recent, recall, remember
 from services.catalog import found
 from services.catalog.filter_sql import to_sql
 from services.catalog.filters import Among, Attribute, Scalar
@@ -25,7 +27,6 @@ from services.catalog.models import Image, Item
 from services.catalog.stock import stock
 from services.encoders.calibration import Likeness, LikenessKind, likeness
 from services.search import ranked, similar
-from services.search.answer import Ranking
 from services.search.known import manifest_of, vectors_of
 from services.search.request import Options
 from services.search.similar import SPARE, ItemInIndex
@@ -35,6 +36,8 @@ KEPT_SECONDS: Final = 60
 # Among so many pictures of the catalog, the newest, items of the same kind are looked for.
 NEWEST: Final = 20_000
 RENDERED_BYTES: Final = 16 * 1024 * 1024
+# As they are sent; as objects they take some times as much.
+RANKING_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,11 @@ class Question:
     options: Options
     fill_by: Attribute | None = None
 
-    @property
+    @cached_property
     def cached_under(self) -> str:
         """The name of the ranking in the cache, without PREFIX."""
         asked = hashlib.sha256(repr((self.item_id, self.options, self.fill_by)).encode()).hexdigest()
-        return f"similar:{self.catalog_id}:{asked[:32]}"
-
-    @property
-    def key(self) -> str:
-        """The key of the ranking in the cache's Redis."""
-        return PREFIX + self.cached_under
+        return f"shelf:{self.catalog_id}:{asked[:32]}"
 
 
 class Hit(NamedTuple):
@@ -95,33 +93,37 @@ class Choice:
 
 
 class _Ranking(NamedTuple):
-    """Ids of pictures in an index: of look-alikes with their scores and likenesses, and of others."""
+    """Ids of pictures in an index: of look-alikes with their scores and likenesses, and of others.
+
+    Attributes:
+        until: when it ends, in Unix seconds.
+    """
 
     collection: str
     index_id: int
     encoder: str
     scored: tuple[tuple[int, float, tuple[LikenessKind, float] | None], ...]
     others: tuple[int, ...]
+    until: float
 
 
 Attributes = frozenset[str] | None
 Render = Callable[[Found, Attributes], str]
+# Rankings that this process has made or met. Those of another database have none of this one's collections.
+_rankings: Recent[str, _Ranking] = Recent(RANKING_BYTES, seconds=KEPT_SECONDS)
 # What was rendered of pictures, by collection (its name is random, so no other database's can be met), id, when the
 # item last changed and which of its attributes are shown.
 _rendered: Recent[tuple[str, int, datetime, Attributes], str] = Recent(RENDERED_BYTES, seconds=600)
 
 
-def choose(services: Services, question: Question, kept: bytes | None) -> Choice:
+def choose(services: Services, question: Question) -> Choice:
     """The similar items of an item.
-
-    Args:
-        kept: what the cache has under `question.key`.
 
     Raises:
         NotFound: the catalog has no such item, or was deleted.
         Unavailable: nothing is kept and Milvus does not answer.
     """
-    ranking = None if kept is None else _unpacked(kept)
+    ranking = _kept(services, question)
     changed_at = None if ranking is None else _stocked(services, question, ranking)
     early = False
     if ranking is None or changed_at is None:
@@ -191,7 +193,7 @@ def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int
         )
     # Asked before: a vector that is written meanwhile makes no ranking without it one to be kept.
     vectors = vectors_of(services, item.index, item.image_ids, strong=question.options.strong)
-    fresh = similar.rank(services, question.catalog_id, item, question.options) if vectors else Ranking(())
+    fresh = similar.rank(services, question.catalog_id, item, vectors, question.options)
     others: dict[int, datetime] = {}
     if question.fill_by is not None and len(fresh.scores) < question.options.limit:
         hits = (fresh.rows[image_id].item_pk for image_id, _ in fresh.scores)
@@ -199,17 +201,27 @@ def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int
             others = _same_kind(connection, question, item, {item.item_pk, *hits})
     calibration = manifest_of(services, item.index).calibration
     scored = tuple((image_id, score, likeness(calibration, score)) for image_id, score in fresh.scores)
-    ranking = _Ranking(item.index.collection, item.index.id, item.index.encoder, scored, tuple(others))
+    until = time.time() + KEPT_SECONDS
+    ranking = _Ranking(item.index.collection, item.index.id, item.index.encoder, scored, tuple(others), until)
     # One without hits is kept as well: that there are none takes the longest to find out.
     early = bool(item.image_ids) and not vectors
     if not early:
         packed: bytes = msgpack.packb(ranking)
+        _rankings.put(question.cached_under, ranking, len(packed))
         remember(services, question.cached_under, packed, KEPT_SECONDS)
     return ranking, {image_id: fresh.rows[image_id].updated_at for image_id, _ in fresh.scores} | others, early
 
 
-def _unpacked(kept: bytes) -> _Ranking:
-    return _Ranking(*msgpack.unpackb(kept, use_list=False))
+def _kept(services: Services, question: Question) -> _Ranking | None:
+    """The ranking that this process or another has made a moment ago."""
+    ranking = _rankings.get(question.cached_under)
+    if ranking is None:
+        packed = recall(services, question.cached_under)
+        if packed is None:
+            return None
+        ranking = _Ranking(*msgpack.unpackb(packed, use_list=False))
+        _rankings.put(question.cached_under, ranking, len(packed))
+    return ranking if ranking.until > time.time() else None
 
 
 def _same_kind(

@@ -52,9 +52,9 @@ def similar_items(call: Call[ShelfQuery, None], item_id: str) -> Response:
         raise InvalidRequest(f"a filter of a web page has {MOST_CONDITIONS} conditions at most", code="invalid_filter")
     fill_by = attribute_of(query.fill_by) if query.fill_by is not None else None
     question = Question(call.caller.catalog_id, item_id, query.options(), fill_by)
-    kept = rate_limit.admit(call.services, call.caller, request.remote_addr, question.key)
+    rate_limit.admit(call.services, call.caller, request.remote_addr)
     began = time.perf_counter()
-    choice = shelf.choose(call.services, question, kept)
+    choice = shelf.choose(call.services, question)
     # What a release shows of a choice may differ from what the last one did.
     tag = f"{choice.version}-{_of(attributes)}{RELEASE}"
     if request.if_none_match.contains_weak(tag):

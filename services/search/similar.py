@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.catalog.found import LiveIndex
 from services.search import ranked
 from services.search.answer import Ranking
-from services.search.known import vectors_of
 from services.search.ranked import Query, Scope
 from services.search.request import Options
 from services.search.stages import Stages
@@ -28,13 +29,21 @@ class ItemInIndex:
     image_ids: tuple[int, ...]
 
 
-def rank(services: Services, catalog_id: int, item: ItemInIndex, options: Options) -> Ranking:
+def rank(
+    services: Services,
+    catalog_id: int,
+    item: ItemInIndex,
+    vectors: Mapping[int, NDArray[np.float32]],
+    options: Options,
+) -> Ranking:
     """The best `options.limit` pictures, and SPARE more; empty while no picture of the item is embedded.
+
+    Args:
+        vectors: of those of the item's pictures that are, by id.
 
     Raises:
         Unavailable: Milvus does not answer.
     """
-    vectors = vectors_of(services, item.index, item.image_ids, strong=options.strong)
     if not vectors:
         return Ranking(())
     query = Query(np.stack([vectors[image_id] for image_id in sorted(vectors)]), frozenset([item.item_pk]))

@@ -134,12 +134,6 @@ def _cpu_seconds(server: psutil.Process) -> float:
     return sum(one.user + one.system for one in times)
 
 
-def _api_process(port: int) -> psutil.Process:
-    """The gunicorn of the stack: the listener on its port that is nobody's worker."""
-    owners = {c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port and c.pid}
-    return next(one for one in map(psutil.Process, owners) if one.ppid() not in owners)
-
-
 @click.command()
 @click.option("--pictures", default=400, show_default=True, help="Drawn pictures, four of each item.")
 @click.option("--clients", default=8, show_default=True, help="Connections that ask at the same time.")
@@ -152,7 +146,7 @@ def bench_widget(*, pictures: int, clients: int) -> None:
         item_id, key = fill(state, Path(name) / "samples", pictures)
         with empty_server() as (empty_port, empty_process):
             address = urlsplit(f"{state.api_url}/v1/items/{item_id}/similar?limit=8&key={key}")
-            api = _api_process(port)
+            api = psutil.Process(state.children["api"].pid)
             answer = httpx.get(address.geturl(), headers={"Origin": ORIGIN}).raise_for_status()
             head = f"GET {address.path}?{address.query} HTTP/1.1\r\nHost: {address.netloc}\r\nOrigin: {ORIGIN}\r\n"
             asked = {

@@ -137,7 +137,8 @@ def filled_stack(pictures: Pictures, milvus: str) -> Iterator[Filled]:
     skipped = len(pictures.files)
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        environment: dict[str, str] = {}
+        # Visitors are counted as always, against a limit that is not reached.
+        environment = {"AKIN_WIDGET_RATE": "1000000000"}
         server = None
         if milvus == MILVUS:
             (folder / "milvus").mkdir()
