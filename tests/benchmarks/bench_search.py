@@ -5,8 +5,9 @@
     make bench-search IMAGES=folder-or-zip MILVUS=2.3.5        # on the real Milvus of the wheel
     make bench-search IMAGES=... KEPT=vectors.npz              # encoded once, for several runs
 
-Similar items are asked for as a shop's pages do, with a publishable key, for items that nobody asked for before, so that
-no ranking is warm (their vectors are where workers have left them, in the cache), and once more for a few. Rounds of the bare calls and of the service alternate, so that both meet the same noise.
+Similar items are asked for as a shop's pages do, with a publishable key, for items that nobody asked for before, so
+that no ranking is warm (their vectors are where workers have left them, in the cache), and once more for a few. Rounds
+of the bare calls and of the service alternate, so that both meet the same noise.
 """
 
 from __future__ import annotations
