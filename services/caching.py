@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -56,6 +57,10 @@ class Recent(Generic[Key, Value]):
                 self._cost -= self._values.popitem(last=False)[1][1]
 
 
+# Values that nobody waits for are sent by a thread of their own; so many may wait for it.
+_behind = ThreadPoolExecutor(1, thread_name_prefix="remember")
+_places = threading.BoundedSemaphore(256)
+
 # Caches that did not answer when last asked, and the time from which one may ask again.
 _away: WeakKeyDictionary[redis.Redis, float] = WeakKeyDictionary()
 _away_lock = threading.Lock()
@@ -103,6 +108,19 @@ def recall_many(services: Services, names: Sequence[str]) -> list[bytes | None]:
 def remember(services: Services, name: str, value: bytes, seconds: int) -> None:
     """Have the shared cache keep a value; one that is away keeps nothing."""
     ask(services, lambda cache: cache.set(PREFIX + name, value, ex=seconds))
+
+
+def remember_soon(services: Services, name: str, value: bytes, seconds: int) -> None:
+    """The same without waiting; where too much waits already, it is not kept."""
+
+    def send() -> None:
+        try:
+            remember(services, name, value, seconds)
+        finally:
+            _places.release()
+
+    if _places.acquire(blocking=False):
+        _behind.submit(send)
 
 
 def remember_many(services: Services, values: Mapping[str, bytes], seconds: int) -> None:

@@ -35,11 +35,22 @@ def recalled(services: Services, collection: str, image_ids: Sequence[int]) -> d
     vectors: dict[int, Vector] = {}
     for start in range(0, len(image_ids), KEPT_AT_ONCE):
         some = image_ids[start : start + KEPT_AT_ONCE]
-        kept = recall_many(services, [_name(collection, image_id) for image_id in some])
-        for image_id, data in zip(some, kept, strict=True):
-            if data is not None:
-                vectors[image_id] = np.frombuffer(data, np.float32)
+        vectors |= unpacked(some, recall_many(services, names(collection, some)))
     return vectors
+
+
+def names(collection: str, image_ids: Sequence[int]) -> list[str]:
+    """Under what the vectors of pictures are kept."""
+    return [f"v:{collection}:{image_id}" for image_id in image_ids]
+
+
+def unpacked(image_ids: Sequence[int], kept: Sequence[bytes | None]) -> dict[int, Vector]:
+    """Unit vectors (d) by picture, of what is kept under their names."""
+    return {
+        image_id: np.frombuffer(data, np.float32)
+        for image_id, data in zip(image_ids, kept, strict=True)
+        if data is not None
+    }
 
 
 def keep_asked(services: Services, collection: str, vectors: Mapping[int, Vector]) -> None:
@@ -57,14 +68,15 @@ def keep_written(services: Services, collection: str, image_ids: Sequence[int], 
 def drop(services: Services, collection: str, image_ids: Sequence[int]) -> None:
     """Drop the vectors of deleted pictures."""
     for start in range(0, len(image_ids), KEPT_AT_ONCE):
-        forget(services, [_name(collection, one) for one in image_ids[start : start + KEPT_AT_ONCE]])
+        forget(services, names(collection, image_ids[start : start + KEPT_AT_ONCE]))
 
 
 def _keep(services: Services, collection: str, vectors: Mapping[int, Vector], seconds: int) -> None:
     ids = list(vectors)
     for start in range(0, len(ids), KEPT_AT_ONCE):
-        some = {_name(collection, one): vectors[one].tobytes() for one in ids[start : start + KEPT_AT_ONCE]}
-        remember_many(services, some, seconds)
+        some = ids[start : start + KEPT_AT_ONCE]
+        packed = [vectors[image_id].tobytes() for image_id in some]
+        remember_many(services, dict(zip(names(collection, some), packed, strict=True)), seconds)
 
 
 def _has_room(services: Services) -> bool:
@@ -74,7 +86,3 @@ def _has_room(services: Services) -> bool:
         known = used is not None and used < WORKERS_SHARE
         _room.put(id(services.cache), known)
     return known
-
-
-def _name(collection: str, image_id: int) -> str:
-    return f"v:{collection}:{image_id}"

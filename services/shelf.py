@@ -18,16 +18,17 @@ from typing import Any, Final, NamedTuple
 import msgpack
 from sqlalchemy import Connection, func, select
 
-from services.caching import Recent, recall, remember
+from services import kept_vectors
+from services.caching import Recent, recall_many, remember_soon
 from services.catalog import found
 from services.catalog.filter_sql import to_sql
 from services.catalog.filters import Among, Attribute, Scalar
-from services.catalog.found import Found
+from services.catalog.found import Found, Known
 from services.catalog.models import Image, Item
 from services.catalog.stock import stock
 from services.encoders.calibration import Likeness, LikenessKind, likeness
 from services.search import ranked, similar
-from services.search.known import manifest_of, vectors_of
+from services.search.known import manifest_of, met, vectors_of
 from services.search.request import Options
 from services.search.similar import SPARE, ItemInIndex
 from services.wiring import Services
@@ -74,6 +75,7 @@ class Choice:
 
     Attributes:
         changed_at: when the item of each picture last changed.
+        rows: of some of them, what SQL said a moment ago.
         early: the item has pictures but no vector yet, so that in a moment there may be hits.
     """
 
@@ -83,6 +85,7 @@ class Choice:
     hits: tuple[Hit, ...]
     others: tuple[int, ...]
     changed_at: Mapping[int, datetime]
+    rows: Mapping[int, Known | Found]
     early: bool
 
     @property
@@ -123,11 +126,19 @@ def choose(services: Services, question: Question) -> Choice:
         NotFound: the catalog has no such item, or was deleted.
         Unavailable: nothing is kept and Milvus does not answer.
     """
-    ranking = _kept(services, question)
+    ranking = _own(question)
     changed_at = None if ranking is None else _stocked(services, question, ranking)
+    rows: Mapping[int, Known | Found] = {}
     early = False
     if ranking is None or changed_at is None:
-        ranking, changed_at, early = _rank(services, question)
+        with services.database.rows() as connection:
+            item = ItemInIndex(
+                *found.item_in_live_index(connection, question.catalog_id, question.item_id, ranked.MOST_QUERIES)
+            )
+        ranking = _recalled(services, question, item) if ranking is None else None
+        changed_at = None if ranking is None else _stocked(services, question, ranking)
+        if ranking is None or changed_at is None:
+            ranking, rows, changed_at, early = _rank(services, question, item)
     limit = question.options.limit
     hits = tuple(
         Hit(image_id, score, likeness and Likeness(*likeness))
@@ -136,7 +147,7 @@ def choose(services: Services, question: Question) -> Choice:
     )[:limit]
     others = tuple(image_id for image_id in ranking.others if image_id in changed_at)[: limit - len(hits)]
     chosen = {image_id: changed_at[image_id] for image_id in (*(hit.image_id for hit in hits), *others)}
-    return Choice(ranking.collection, ranking.index_id, ranking.encoder, hits, others, chosen, early)
+    return Choice(ranking.collection, ranking.index_id, ranking.encoder, hits, others, chosen, rows, early)
 
 
 def shown(
@@ -155,12 +166,14 @@ def shown(
     }
     texts = {image_id: text for image_id, text in kept.items() if text is not None}
     unknown = [image_id for image_id in kept if image_id not in texts]
-    if unknown:
+    rows = [row for image_id in unknown if isinstance(row := choice.rows.get(image_id), Found)]
+    unread = set(unknown) - {row.id for row in rows}
+    if unread:
         with services.database.rows() as connection:
-            rows = found.found(connection, catalog_id, unknown)
-        for row in rows.values():
-            texts[row.id] = text = render(row, attributes)
-            _rendered.put((collection, row.id, row.updated_at, attributes), text, len(text))
+            rows += found.found(connection, catalog_id, sorted(unread)).values()
+    for row in rows:
+        texts[row.id] = text = render(row, attributes)
+        _rendered.put((collection, row.id, row.updated_at, attributes), text, len(text))
     return texts
 
 
@@ -185,12 +198,17 @@ def _stocked(services: Services, question: Question, ranking: _Ranking) -> Mappi
     return changed_at
 
 
-def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int, datetime], bool]:
-    """A new ranking, which is kept for a while, when its items last changed, and whether it is early for one."""
-    with services.database.rows() as connection:
-        item = ItemInIndex(
-            *found.item_in_live_index(connection, question.catalog_id, question.item_id, ranked.MOST_QUERIES)
-        )
+class _Ranked(NamedTuple):
+    """A new ranking, what SQL said of its pictures, when its items last changed, and whether it is early for one."""
+
+    ranking: _Ranking
+    rows: Mapping[int, Known | Found]
+    changed_at: Mapping[int, datetime]
+    early: bool
+
+
+def _rank(services: Services, question: Question, item: ItemInIndex) -> _Ranked:
+    """Rank, and keep that for a while."""
     # Asked before: a vector that is written meanwhile makes no ranking without it one to be kept.
     vectors = vectors_of(services, item.index, item.image_ids, strong=question.options.strong)
     fresh = similar.rank(services, question.catalog_id, item, vectors, question.options)
@@ -208,20 +226,27 @@ def _rank(services: Services, question: Question) -> tuple[_Ranking, Mapping[int
     if not early:
         packed: bytes = msgpack.packb(ranking)
         _rankings.put(question.cached_under, ranking, len(packed))
-        remember(services, question.cached_under, packed, KEPT_SECONDS)
-    return ranking, {image_id: fresh.rows[image_id].updated_at for image_id, _ in fresh.scores} | others, early
+        remember_soon(services, question.cached_under, packed, KEPT_SECONDS)
+    changed_at = {image_id: fresh.rows[image_id].updated_at for image_id, _ in fresh.scores} | others
+    return _Ranked(ranking, fresh.rows, changed_at, early)
 
 
-def _kept(services: Services, question: Question) -> _Ranking | None:
-    """The ranking that this process or another has made a moment ago."""
+def _own(question: Question) -> _Ranking | None:
+    """The ranking that this process has made or met a moment ago."""
     ranking = _rankings.get(question.cached_under)
-    if ranking is None:
-        packed = recall(services, question.cached_under)
-        if packed is None:
-            return None
-        ranking = _Ranking(*msgpack.unpackb(packed, use_list=False))
-        _rankings.put(question.cached_under, ranking, len(packed))
-    return ranking if ranking.until > time.time() else None
+    return None if ranking is None or ranking.until < time.time() else ranking
+
+
+def _recalled(services: Services, question: Question, item: ItemInIndex) -> _Ranking | None:
+    """The ranking that another process has kept; and, in the same round trip, vectors for one if there is none."""
+    names = kept_vectors.names(item.index.collection, item.image_ids)
+    packed, *vectors = recall_many(services, [question.cached_under, *names])
+    met(item.index, kept_vectors.unpacked(item.image_ids, vectors))
+    if packed is None:
+        return None
+    ranking = _Ranking(*msgpack.unpackb(packed, use_list=False))
+    _rankings.put(question.cached_under, ranking, len(packed))
+    return ranking
 
 
 def _same_kind(

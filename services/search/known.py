@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +50,15 @@ def vectors_of(
     missing = [image_id for image_id in kept if image_id not in vectors]
     if missing:
         read = _read(services, index.collection, missing, strong, keep)
-        for image_id, vector in read.items():
-            _vectors.put((index.collection, image_id), vector, vector.nbytes)
+        met(index, read)
         vectors |= read
     return vectors
+
+
+def met(index: LiveIndex, vectors: Mapping[int, NDArray[np.float32]]) -> None:
+    """Take note of unit vectors (d) that were come by, so that they need not be asked for."""
+    for image_id, vector in vectors.items():
+        _vectors.put((index.collection, image_id), vector, vector.nbytes)
 
 
 def _read(

@@ -71,7 +71,6 @@ def rank(
     *,
     wanted: int,
     first: neighbours.Found | None = None,
-    in_full: bool = True,
 ) -> Ranking:
     """The `wanted` best living pictures that match the filter, grouped, collapsed and diversified.
 
@@ -80,12 +79,11 @@ def rank(
 
     Args:
         first: what the vector store found at `first_depth`, where that is known.
-        in_full: what answers show is wanted of most of the pictures.
     """
     with scope.stages.stage("filter"):
         plan = filtering.plan(scope.services, scope.catalog_id, scope.index, options.filter, strong=options.strong)
     pool, depth = _pool(options, wanted), first_depth(query, options, wanted)
-    picker = _Picker(scope, query, options, plan, pool, in_full=in_full)
+    picker = _Picker(scope, query, options, plan, pool)
     picked, all_seen = picker.fill(depth, first)
     candidates = len(picker.looked_at)
     if options.filter is not None and not all_seen:
@@ -93,7 +91,7 @@ def rank(
             listed = filtering.last_resort(scope.services, scope.catalog_id, scope.index, options.filter)
         if listed is not None:
             plan = listed
-            picker = _Picker(scope, query, options, plan, pool, in_full=in_full)
+            picker = _Picker(scope, query, options, plan, pool)
             picked, _ = picker.fill(depth, None)
             candidates += len(picker.looked_at)
     if options.diversity > 0:
@@ -146,10 +144,10 @@ def _pool(options: Options, wanted: int) -> int:
 class _Picker:
     """Picks, of ever more neighbours, those that SQL knows and that are not folded into others."""
 
-    def __init__(self, scope: Scope, query: Query, options: Options, plan: Plan, pool: int, *, in_full: bool) -> None:
+    def __init__(self, scope: Scope, query: Query, options: Options, plan: Plan, pool: int) -> None:
         self._scope, self._query, self._options, self._plan, self._pool = scope, query, options, plan, pool
         # Read along with what is looked at, where most of it will be shown.
-        self._in_full = in_full and pool <= MOST_DIVERSIFIED and options.diversity == 0 and plan.by != "database"
+        self._in_full = pool <= MOST_DIVERSIFIED and options.diversity == 0 and plan.by != "database"
         self.rows: dict[int, Known | Found] = {}
         self._vectors: dict[int, NDArray[np.float32]] = {}
         self.looked_at: set[int] = set()

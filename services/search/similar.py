@@ -48,4 +48,4 @@ def rank(
         return Ranking(())
     query = Query(np.stack([vectors[image_id] for image_id in sorted(vectors)]), frozenset([item.item_pk]))
     scope = Scope(services, catalog_id, item.index, Stages())
-    return ranked.rank(scope, query, options, wanted=options.limit + SPARE, in_full=False)
+    return ranked.rank(scope, query, options, wanted=options.limit + SPARE)
