@@ -19,8 +19,6 @@ from services.wiring import Services
 logger = logging.getLogger(__name__)
 
 JOBS_AT_ONCE = 500
-# Fewer new vectors are searched exactly as they are.
-SEALED_FROM = 1_000
 REMOVED_AT_ONCE = 1_000
 TASK_SECONDS = 20.0
 
@@ -43,8 +41,7 @@ def finish_imports(services: Services, seconds: float = TASK_SECONDS) -> bool:
             with services.database.reading() as session:
                 collection = catalogs.live_index(session, catalog_id).collection
             services.vectors.barrier(collection)
-            if sum(job.total for job in finished) >= SEALED_FROM:
-                writing.seal(services, collection)
+            writing.seal(services, collection, sum(job.total for job in finished))
         except NotFound:
             pass  # no picture was ever embedded: the imports only had failures; or the catalog was deleted meanwhile
         except Unavailable as error:

@@ -87,14 +87,14 @@ def _activate_if_complete(services: Services, index_id: int) -> None:
             return
         # Looked for without the lock first: it takes long, and almost always finds nothing.
         gap = indexes.missing(session, index)
-        has_vectors = ledger.counts(session, index_id)[EmbeddingState.INDEXED] > 0
+        written = ledger.counts(session, index_id)[EmbeddingState.INDEXED]
     if gap is not None:
         _backfill_from(services, index_id, gap)
         return
-    if has_vectors:
+    if written:
         # A search right after the switch must see every vector that Milvus has acknowledged.
         services.vectors.barrier(index.collection)
-        writing.seal(services, index.collection)
+        writing.seal(services, index.collection, written)
     activate(services, index_id)
 
 

@@ -17,6 +17,9 @@ from services.wiring import Services
 
 logger = logging.getLogger(__name__)
 
+# Fewer new vectors are searched exactly as they are.
+SEALED_FROM = 1_000
+
 
 def describe(services: Services, claims: Sequence[Claim]) -> dict[int, Described]:
     """What filters are to see of each, by embedding id; read this just before a write."""
@@ -58,8 +61,10 @@ def clean_up(services: Services, collection: str, lease: Lease, lost: Collection
         kept_vectors.drop(services, collection, abandoned)
 
 
-def seal(services: Services, collection: str) -> None:
-    """Have searches find new vectors as well as old ones, soon after many were written."""
+def seal(services: Services, collection: str, written: int) -> None:
+    """Have searches find new vectors as well as old ones, soon, where many were written."""
+    if written < SEALED_FROM:
+        return
     try:
         services.vectors.seal(collection)
     except (NotFound, Unavailable) as error:  # Milvus seals what has rested for some minutes by itself

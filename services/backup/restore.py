@@ -90,7 +90,9 @@ def restore(
     if with_vectors:
         # A search right after must see every vector that Milvus has acknowledged.
         services.vectors.barrier(place.collection)
-        writing.seal(services, place.collection)
+        with services.database.reading() as session:
+            written = ledger.counts(session, place.index_id)[EmbeddingState.INDEXED]
+        writing.seal(services, place.collection, written)
     _release_rows(services, place)
     with services.database.reading() as session:
         items, images = catalogs.sizes(session, place.catalog_id)

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import func, select, update
 from werkzeug.serving import make_server
 
-from services import accepting, embedding, finishing, gathering, ingest, listing, reindex
+from services import accepting, embedding, finishing, gathering, ingest, listing, reindex, writing
 from services.catalog import catalogs
 from services.catalog.database import now
 from services.catalog.models import Embedding, Image, JobEntry
@@ -157,6 +157,27 @@ def test_every_picture_of_an_archive_becomes_searchable_or_is_listed(either_akin
     assert akin.get("/v1/items/three")["title"] == "Three"
     assert "evil" in item_ids(akin)
     assert akin.search(picture(42), limit=1)["hits"][0]["item"]["item_id"] == "shoes/42"
+
+
+@pytest.mark.parametrize(("pictures", "sealed"), [(3, True), (2, False)])
+def test_only_imports_of_many_pictures_have_their_vectors_sealed(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch, pictures: int, sealed: bool
+) -> None:
+    monkeypatch.setattr(writing, "SEALED_FROM", 3)
+    asked: list[str] = []
+
+    def seal(collection: str) -> None:
+        asked.append(collection)
+        raise Unavailable("Milvus takes one in ten seconds")
+
+    monkeypatch.setattr(akin.services.vectors, "seal", seal)
+    job = akin.upload_many({f"{number}.jpg": picture(number) for number in range(pictures)})
+    akin.work()
+
+    with akin.services.database.reading() as session:
+        live = catalogs.live_index(session, akin.catalog_id).collection
+    assert asked == ([live] if sealed else [])
+    assert akin.get(f"/v1/jobs/{job['id']}")["state"] == "finished"
 
 
 def test_an_archive_is_kept_while_something_of_it_may_be_retried(akin: Akin) -> None:
