@@ -179,7 +179,8 @@ def test_a_killed_cache_comes_back_empty_while_everything_goes_on(stack: Stack) 
     for number in range(200):  # more than it may hold: it makes room by itself
         cache.set(f"akin:cache:{number}", bytes(100_000), ex=60)
     assert cache.exists("akin:cache:199")
-    assert not cache.exists("akin:cache:0")
+    # Which of the others went is chance: within a second all of them were used last.
+    assert cache.dbsize() < 200
 
     os.kill(before.children["cache"].pid, signal.SIGKILL)
     while (state := stack.ready()).children.get("cache") in (None, before.children["cache"]):
