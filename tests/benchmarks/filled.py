@@ -174,12 +174,14 @@ def filled_stack(pictures: Pictures, milvus: str) -> Iterator[Filled]:
 
 def _wait_for_index(uri: str, collection: str, count: int) -> None:
     """Until all is indexed, as it is some seconds after an import, and the server has loaded that."""
-    client = MilvusClient(uri)
-    if client.get_server_version().startswith("milvus_lite"):
-        return
-    wait_until(
-        lambda: client.describe_index(collection, "vector")["indexed_rows"] >= count, "the index of all vectors", 600
-    )
+    with closing(MilvusClient(uri)) as client:
+        if client.get_server_version().startswith("milvus_lite"):
+            return
+        wait_until(
+            lambda: client.describe_index(collection, "vector")["indexed_rows"] >= count,
+            "the index of all vectors",
+            600,
+        )
     time.sleep(LOADED_SECONDS)
 
 
