@@ -40,7 +40,7 @@ def admit(services: Services, caller: Caller, address: str | None, *, requests: 
         Overloaded: the visitor has asked too often within this minute.
     """
     if caller.public:
-        _count(services, ("rate", caller.key_id, address), requests, services.settings.widget_rate)
+        _count(services, ("rate", caller.key_id, _visitor(address)), requests, services.settings.widget_rate)
 
 
 def admit_picture(services: Services, caller: Caller, address: str | None) -> None:
@@ -50,7 +50,7 @@ def admit_picture(services: Services, caller: Caller, address: str | None) -> No
         Overloaded: the visitor has asked for too many within this minute.
     """
     if caller.public:
-        _count(services, ("pictures", caller.key_id, address), 1, PICTURES * services.settings.widget_rate)
+        _count(services, ("pictures", caller.key_id, _visitor(address)), 1, PICTURES * services.settings.widget_rate)
 
 
 class _Counted(NamedTuple):
@@ -60,14 +60,14 @@ class _Counted(NamedTuple):
     untold: int = 0
 
 
-# What is counted, the key, the address; and the window.
-_Counter = tuple[tuple[str, int, str | None], int]
+# What is counted, the key, the visitor; and the window.
+_Counter = tuple[tuple[str, int, str], int]
 # By the cache that is told.
 _counted: WeakKeyDictionary[redis.Redis, Recent[_Counter, _Counted]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def _count(services: Services, who: tuple[str, int, str | None], requests: int, most: int) -> None:
+def _count(services: Services, who: tuple[str, int, str], requests: int, most: int) -> None:
     """Count requests; `most` 0 stands for any number."""
     if not most:
         return
@@ -90,8 +90,8 @@ def _count(services: Services, who: tuple[str, int, str | None], requests: int, 
 
 def _tell(services: Services, counter: _Counter, more: int) -> int:
     """Tell the cache of requests; returns how many it knows of now, 0 where it does not answer."""
-    (name, key_id, address), window = counter
-    told = f"{PREFIX}{name}:{key_id}:{_visitor(address)}:{window}"
+    (name, key_id, visitor), window = counter
+    told = f"{PREFIX}{name}:{key_id}:{visitor}:{window}"
 
     def question(cache: redis.Redis) -> list[Any]:
         with cache.pipeline(transaction=False) as together:

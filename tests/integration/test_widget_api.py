@@ -267,6 +267,18 @@ def test_processes_count_a_visitor_together(shop: Akin, monkeypatch: pytest.Monk
     assert 60 <= passed <= 64
 
 
+def test_a_household_with_many_addresses_is_one_visitor(shop: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "WINDOW_SECONDS", 10**9)
+    key = publishable(shop)
+    with configured(shop, widget_rate=60) as client:
+        answers = [
+            ask(shop, LIKE, key, client=client, environ_base={"REMOTE_ADDR": f"2001:db8::{number:x}"}).status_code
+            for number in range(1, 71)
+        ]
+
+    assert answers == [200] * 60 + [429] * 10
+
+
 def test_a_visitor_who_asks_too_often_is_told_when_to_ask_again(shop: Akin) -> None:
     key = publishable(shop)
     with configured(shop, widget_rate=3) as client:
