@@ -29,6 +29,8 @@ from services.queue import Task
 from services.wiring import Services
 
 ENTRIES_AT_ONCE = 256
+# The encoders wait for the first of an import.
+FIRST_ENTRIES = 64
 TASK_SECONDS = 20.0
 # Entries of one import that are listed before they are looked at, and pictures that imports put into the ledger
 # before they are embedded: the rest waits where it is.
@@ -98,15 +100,16 @@ def _accept(services: Services, job: Job) -> None:
     The pictures are looked at outside of any transaction.
     """
     lease = timedelta(seconds=services.settings.lease_seconds)
+    # As it was before this turn, in which it may have been listed.
+    count = min(ENTRIES_AT_ONCE, FIRST_ENTRIES) if job.state == JobState.QUEUED else ENTRIES_AT_ONCE
     with services.database.transaction() as session:
-        claimed = entries.claim(session, job.id, ENTRIES_AT_ONCE, now() + lease)
+        claimed = entries.claim(session, job.id, count, now() + lease)
     left = {entry.id for entry in claimed}
     try:
         for piece in gather(services, job, claimed):
             looked = _inspect(services, piece)
             blobs = {o.picture.sha256: o.data for o in looked.values() if isinstance(o, Good) and o.data is not None}
-            for data in blobs.values():
-                content.store(services, data)
+            content.store_all(services, blobs)
             with services.database.transaction() as session:
                 _settle(session, job.id, looked)
                 removal.keep_orphans(session, list(blobs))

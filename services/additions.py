@@ -32,7 +32,8 @@ def add(
     item_pks = items.upsert(session, catalog_id, [fields for fields, _ in wanted])
     images = items.add_images(session, catalog_id, [(item_pks[fields.item_id], picture) for fields, picture in wanted])
     ledger.open_rows(session, [image_id for image_id, created in images if created], catalog_id, priority)
-    ledger.retry_failed(session, [image_id for image_id, created in images if not created])
+    if known := [image_id for image_id, created in images if not created]:
+        ledger.retry_failed(session, known)
     return [
         Added(item_pks[fields.item_id], image_id, created)
         for (fields, _), (image_id, created) in zip(wanted, images, strict=True)
@@ -41,7 +42,8 @@ def add(
 
 def entry_states(session: Session, added: Sequence[Added]) -> list[EntryState]:
     """Where the entries that brought pictures go: unchanged if theirs was searchable before."""
-    before = ledger.searchable(session, {one.image_id for one in added if not one.created})
+    known = {one.image_id for one in added if not one.created}
+    before = ledger.searchable(session, known) if known else set()
     return [
         EntryState.UNCHANGED if not one.created and one.image_id in before else EntryState.ACCEPTED for one in added
     ]

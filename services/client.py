@@ -33,8 +33,10 @@ from services.connection import Connection, Waiting
 from services.queries import Query, Wanted, WantedSimilar, parts_of
 
 URLS_AT_ONCE: Final = 10_000  # pictures of one import_urls
-SHARE: Final = 0.05  # of the time that a job has taken, as the pause before it is asked for again …
-SLOWEST: Final = 4  # … but no more than so many times the first pause
+# Of the time that a job has taken, as the pause before it is asked for again where nobody knows how long it will …
+SHARE: Final = 0.05
+# … but no more than so many times the shortest pause.
+SLOWEST: Final = 4
 UPSERT: Final = "upsert"
 HITS: Final = 10
 PAGE: Final = 200  # entries of a list in one answer
@@ -206,7 +208,10 @@ class AkinClient:
                 return
 
     def wait(self, job_id: str, callback: Callable[[Job], None] | None = None, *, interval: float = 0.5) -> Job:
-        """Ask for a job until it is over, less often the longer it takes; `callback` gets what is known each time."""
+        """Ask for a job until it is over, less often the longer it takes, or will by what the server expects.
+
+        `callback` gets what is known each time.
+        """
         path, began = _job_path(job_id), time.monotonic()
         known: dict[str, str] = {}
         job: Job | None = None
@@ -220,7 +225,8 @@ class AkinClient:
             if job.over:
                 return job
             waited = time.monotonic() - began
-            self._connection.pause(min(max(interval, waited * SHARE), SLOWEST * interval))
+            pause = waited * SHARE if job.eta_seconds is None else job.eta_seconds / 2
+            self._connection.pause(min(max(interval, pause), SLOWEST * interval))
 
     def delete_items(self, chosen: Mapping[str, Any], *, dry_run: bool = False) -> Deletion:
         """Delete items with their pictures; `dry_run` only counts them.

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     decode_timeout: Seconds = Field(20.0, description="seconds that decoding one picture may take")
     decode_memory: Positive = Field(2048 * MEGABYTE, description="bytes of address space of a decoding process")
 
-    embed_batch: Positive = Field(64, description="pictures encoded together")
+    embed_batch: Positive = Field(128, description="pictures encoded together")
     lease_seconds: Seconds = Field(60.0, description="how long a worker may hold claimed ledger rows")
     max_attempts: Positive = Field(3, description="times that an embedding is tried before it is failed")
     wake_seconds: Seconds = Field(2.0, description="how often the scheduler wakes the loop for pending rows")

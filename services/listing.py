@@ -7,7 +7,6 @@ another, after a crash, goes on from what is kept.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -148,7 +147,7 @@ def _row(job_id: str, found: Reference) -> dict[str, Any]:
     row = {
         "job_id": job_id,
         "ref": found.ref,
-        "item": asdict(found.item),
+        "item": dict(vars(found.item)),
         "place": found.place,
         "url": found.url,
         "sha256": content.sha256_of(found.data) if found.data is not None else None,

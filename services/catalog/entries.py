@@ -33,7 +33,12 @@ def claim(session: Session, job_id: str, limit: int, until: datetime) -> Sequenc
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
-    session.execute(update(JobEntry).where(JobEntry.id.in_([entry.id for entry in found])).values(due_at=until))
+    session.execute(
+        update(JobEntry)
+        .where(JobEntry.id.in_([entry.id for entry in found]))
+        .values(due_at=until)
+        .execution_options(synchronize_session=False)
+    )
     return found
 
 
@@ -184,21 +189,22 @@ def settle(session: Session, image_ids: Collection[int] | None = None) -> None:
     code = failed.with_only_columns(Embedding.error_code).scalar_subquery()
     detail = failed.with_only_columns(Embedding.error_detail).scalar_subquery()
     alive = exists().where(Image.id == JobEntry.image_id, Image.deleted_at.is_(None))
-    session.execute(update(JobEntry).where(accepted, indexed).values(state=EntryState.INDEXED))
-    session.execute(
-        update(JobEntry)
-        .where(accepted, failed.exists())
-        .values(state=EntryState.FAILED, error_code=code, error_detail=detail)
+    _settle_as(session, accepted, indexed, state=EntryState.INDEXED)
+    if session.scalar(select(JobEntry.id).where(accepted).limit(1)) is None:
+        return
+    _settle_as(session, accepted, failed.exists(), state=EntryState.FAILED, error_code=code, error_detail=detail)
+    _settle_as(
+        session,
+        accepted,
+        ~alive,
+        state=EntryState.FAILED,
+        error_code="image_deleted",
+        error_detail="the image was deleted before it was searchable",
     )
-    session.execute(
-        update(JobEntry)
-        .where(accepted, ~alive)
-        .values(
-            state=EntryState.FAILED,
-            error_code="image_deleted",
-            error_detail="the image was deleted before it was searchable",
-        )
-    )
+
+
+def _settle_as(session: Session, *which: ColumnElement[bool], **values: object) -> None:
+    session.execute(update(JobEntry).where(*which).values(**values).execution_options(synchronize_session=False))
 
 
 def bytes_awaited(session: Session, sha256: str) -> bool:

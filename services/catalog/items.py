@@ -65,35 +65,40 @@ def upsert(session: Session, catalog_id: int, wanted: Sequence[ItemFields]) -> d
     The rows stay locked until the transaction ends, so that a delete waits for the images that follow. They are
     locked in the order of their ids, so that two batches with the same items do not lock each other out.
     """
-    moment = now()
-    ids = sorted({fields.item_id for fields in wanted})
-    rows = [
-        {"catalog_id": catalog_id, "item_id": item_id, "attributes": {}, "created_at": moment, "updated_at": moment}
-        for item_id in ids
-    ]
-    created: set[int] = set()
-    found: dict[str, Item] = {}
-    while len(found) < len(ids):  # an item deleted between the two statements is made anew
-        statement = insert(session, Item).on_conflict_do_nothing(index_elements=["catalog_id", "item_id"])
-        created |= set(session.scalars(statement.returning(Item.id), rows))
-        locked = session.scalars(
-            select(Item)
-            .where(Item.catalog_id == catalog_id, Item.item_id.in_(ids))
-            .order_by(Item.item_id)
-            .with_for_update()
-        )
-        found = {item.item_id: item for item in locked}
-    changed: set[int] = set()
+    given: dict[str, dict[str, Any]] = {}
     for fields in wanted:
-        item = found[fields.item_id]
-        for name, value in fields.given().items():
+        given.setdefault(fields.item_id, {}).update(fields.given())
+    moment = now()
+    own: dict[str, Any] = {"catalog_id": catalog_id, "title": None, "url": None, "attributes": {}}
+    created: dict[str, int] = {}
+    known: dict[str, Item] = {}
+    while left := sorted(given.keys() - created.keys() - known.keys()):
+        rows = [
+            {**own, "item_id": item_id, "created_at": moment, "updated_at": moment, **given[item_id]}
+            for item_id in left
+        ]
+        statement = insert(session, Item).on_conflict_do_nothing(index_elements=["catalog_id", "item_id"])
+        inserted = session.execute(statement.returning(Item.item_id, Item.id), rows)
+        created |= {row.item_id: row.id for row in inserted}
+        if there := [item_id for item_id in left if item_id not in created]:
+            # One that is deleted before it is locked is made anew.
+            locked = session.scalars(
+                select(Item)
+                .where(Item.catalog_id == catalog_id, Item.item_id.in_(there))
+                .order_by(Item.item_id)
+                .with_for_update()
+            )
+            known |= {item.item_id: item for item in locked}
+    changed: set[int] = set()
+    for item_id, item in known.items():
+        for name, value in given[item_id].items():
             if not _same(getattr(item, name), value):
                 setattr(item, name, value)
                 flag_modified(item, name)  # SQLAlchemy too takes 1 for true
                 changed.add(item.id)
-    if changed := changed - created:
+    if changed:
         revisions.change(session, changed)
-    return {item_id: item.id for item_id, item in found.items()}
+    return created | {item_id: item.id for item_id, item in known.items()}
 
 
 def _same(known: object, given: object) -> bool:
@@ -152,11 +157,16 @@ def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Pi
 
     Returns for each the image's id and whether it is new.
     """
+    # The same bytes twice in one batch are new once, and come from where they were found last.
+    distinct: dict[tuple[int | None, str], Picture] = {}
+    for item_pk, picture in wanted:
+        if (item_pk, picture.sha256) not in distinct or picture.origin is not None:
+            distinct[item_pk, picture.sha256] = picture
     rows = [
         {
             "catalog_id": catalog_id,
             "item_pk": item_pk,
-            "sha256": picture.sha256,
+            "sha256": sha256,
             "format": picture.format,
             "media_type": picture.media_type,
             "width": picture.width,
@@ -165,30 +175,40 @@ def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Pi
             **_origin_columns(picture.origin),
             "created_at": now(),
         }
-        for item_pk, picture in wanted
+        for (item_pk, sha256), picture in distinct.items()
     ]
     statement = insert(session, Image).on_conflict_do_nothing(
         index_elements=["item_pk", "sha256"], index_where=Image.deleted_at.is_(None)
     )
-    created = set(session.scalars(statement.returning(Image.id), rows))
-    known = session.scalars(
-        select(Image).where(
-            Image.item_pk.in_({item_pk for item_pk, _ in wanted}),
-            Image.sha256.in_({picture.sha256 for _, picture in wanted}),
-            Image.deleted_at.is_(None),
+    inserted = session.execute(statement.returning(Image.item_pk, Image.sha256, Image.id), rows)
+    ids = {(row.item_pk, row.sha256): row.id for row in inserted}
+    created = set(ids)
+    if there := distinct.keys() - created:
+        known = session.scalars(
+            select(Image).where(
+                Image.item_pk.in_({item_pk for item_pk, _ in there}),
+                Image.sha256.in_({sha256 for _, sha256 in there}),
+                Image.deleted_at.is_(None),
+            )
         )
-    )
-    images = {(image.item_pk, image.sha256): image for image in known}
+        for image in known:
+            key = (image.item_pk, image.sha256)
+            ids[key] = image.id
+            given = distinct.get(key)
+            if given is not None and given.origin is not None:
+                _set_origin(image, given.origin)
     outcome = []
     for item_pk, picture in wanted:
-        image = images[item_pk, picture.sha256]
-        outcome.append((image.id, image.id in created))
-        created.discard(image.id)  # the same bytes twice in one batch are new once
-        if picture.origin is not None:
-            for name, value in _origin_columns(picture.origin).items():
-                if getattr(image, name) != value:
-                    setattr(image, name, value)
+        key = (item_pk, picture.sha256)
+        outcome.append((ids[key], key in created))
+        created.discard(key)
     return outcome
+
+
+def _set_origin(image: Image, origin: Origin) -> None:
+    for name, value in _origin_columns(origin).items():
+        if getattr(image, name) != value:
+            setattr(image, name, value)
 
 
 def _origin_columns(origin: Origin | None) -> dict[str, str | None]:
@@ -200,6 +220,8 @@ def from_origins(
     session: Session, catalog_id: int, wanted: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], Image]:
     """Living images by the client's id of their item and the place where an import found them."""
+    if not wanted:
+        return {}
     found = session.execute(
         select(Item.item_id, Image)
         .join(Item, Item.id == Image.item_pk)

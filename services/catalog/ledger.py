@@ -46,6 +46,7 @@ claimed while it stays `indexed`, and its vector is written again, not encoded. 
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -180,6 +181,7 @@ def claim(session: Session, index_id: int, *, limit: int, lease: timedelta) -> L
             attempts=Embedding.attempts + 1,
             updated_at=moment,
         )
+        .execution_options(synchronize_session=False)
     )
     return held
 
@@ -250,7 +252,12 @@ def leave(
 
 def rev_of(revs: Mapping[int, int]) -> ColumnElement[int]:
     """The version of a row, given by embedding ids."""
-    return case(dict(revs), value=Embedding.id, else_=Embedding.indexed_rev) if revs else literal(0)
+    of: defaultdict[int, list[int]] = defaultdict(list)
+    for embedding_id, rev in revs.items():
+        of[rev].append(embedding_id)
+    if len(of) <= 1:
+        return literal(next(iter(of), 0))
+    return case(*((Embedding.id.in_(ids), rev) for rev, ids in of.items()), else_=Embedding.indexed_rev)
 
 
 def in_order(*conditions: ColumnElement[bool]) -> Select[int]:

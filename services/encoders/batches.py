@@ -1,9 +1,15 @@
-"""Batches through a device: copies of the next and the last overlap with the computing of this one."""
+"""Batches through a device.
+
+On a GPU, copies of the next and the last part overlap with the computing of this one. On a CPU each core computes
+parts of its own.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +18,19 @@ from torch import Tensor
 
 # Parts that are under way on the GPU at a time: one is computed while the next is copied.
 _IN_FLIGHT = 2
+# With fewer pictures for each core of a CPU, all cores compute them together.
+_SMALLEST_PART = 4
 
 
 class Batches:
     """Maps a function over pictures in parts of bounded size. Used by one thread at a time.
 
     On CUDA the pictures go as bytes through page-locked memory on a stream of their own, so that the GPU computes
-    one part while the host copies the next, and results come back behind it. Elsewhere a part is a plain call.
+    one part while the host copies the next, and results come back behind it.
+
+    On a CPU a thread for each core computes parts on that core alone. Threads that share the computing of one part
+    wait for each other after each layer: measured on two cores, one of which another process wanted too, such threads
+    encoded 200 pictures a second, and these 320. As many as torch computes on (`torch.set_num_threads`) are used.
 
     Args:
         device: where the function computes.
@@ -28,6 +40,7 @@ class Batches:
     def __init__(self, device: torch.device, largest: int) -> None:
         self._device = device
         self._largest = largest
+        self._cores: ThreadPoolExecutor | None = None
         self._copies: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -37,21 +50,41 @@ class Batches:
     ) -> npt.NDArray[np.float32]:
         """Call a function on uint8 (n, s, s, 3) on the device; its float32 rows (n, width) as one array."""
         rows = np.empty((len(batch), width), np.float32)
-        parts = [slice(start, start + self._largest) for start in range(0, len(batch), self._largest)]
         if self._copies is None:
-            for part in parts:
-                # Torch reads no array that it may not write to, nor one that runs backwards.
-                pictures = torch.from_numpy(np.require(batch[part], requirements=["C", "W"]))
-                rows[part] = function(pictures.to(self._device)).cpu().numpy()
+            self._map_on_cores(function, batch, rows)
             return rows
         waiting: deque[tuple[slice, Tensor, torch.cuda.Event]] = deque()
-        for part in parts:
+        for part in _parts(len(batch), self._largest):
             waiting.append((part, *self._start(function, batch[part], self._copies)))
             if len(waiting) >= _IN_FLIGHT:
                 _collect(waiting, rows)
         while waiting:
             _collect(waiting, rows)
         return rows
+
+    def _map_on_cores(
+        self, function: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.float32]
+    ) -> None:
+        def compute(part: slice) -> None:
+            with torch.inference_mode():
+                # Torch reads no array that it may not write to, nor one that runs backwards.
+                pictures = torch.from_numpy(np.require(batch[part], requirements=["C", "W"]))
+                rows[part] = function(pictures.to(self._device)).cpu().numpy()
+
+        cores = torch.get_num_threads() if self._device.type == "cpu" else 1
+        if cores == 1 or len(batch) < cores * _SMALLEST_PART:
+            for part in _parts(len(batch), self._largest):
+                compute(part)
+            return
+        if self._cores is None:
+            self._cores = ThreadPoolExecutor(cores, "encode", initializer=torch.set_num_threads, initargs=(1,))
+        size = math.ceil(min(len(batch), self._largest) / cores)
+        try:
+            for _ in self._cores.map(compute, _parts(len(batch), size)):
+                pass
+        finally:
+            # The number is each thread's own, but threads to come have the one that was set last.
+            torch.set_num_threads(cores)
 
     def _start(
         self, function: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], copies: torch.cuda.Stream
@@ -71,6 +104,10 @@ class Batches:
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(computing)
         return rows, done
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _collect(waiting: deque[tuple[slice, Tensor, torch.cuda.Event]], rows: npt.NDArray[np.float32]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from services.config import Settings
 from services.encoders.architectures import build, load, output_width, pack
 from services.encoders.base import Encoder
+from services.encoders.batches import Batches
 from services.encoders.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, Checkpoint, digest, read, save
 from services.encoders.manifest import Manifest, Training, TrainingData, parse_manifest
 from services.encoders.normalisation import to_input
@@ -313,3 +315,34 @@ def test_manifests_protocol_and_shipped_encoders_need_no_torch() -> None:
         "from services.encoders.shipped import shipped; shipped(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+class TestOnSeveralCores:
+    def test_each_core_computes_parts_and_the_rows_keep_their_order(self, checkpoint: Checkpoint) -> None:
+        threads = torch.get_num_threads()
+        pictures = noise(37)
+        try:
+            torch.set_num_threads(1)
+            alone = TorchEncoder(*checkpoint, device="cpu").encode(pictures)
+            torch.set_num_threads(3)
+            together = TorchEncoder(*checkpoint, device="cpu")
+            np.testing.assert_allclose(together.encode(pictures), alone, atol=1e-5)
+            assert torch.get_num_threads() == 3
+            assert sum(thread.name.startswith("encode") for thread in threading.enumerate()) == 3
+            np.testing.assert_allclose(together.encode(pictures[:1]), alone[:1], atol=1e-5)
+        finally:
+            torch.set_num_threads(threads)
+
+    def test_what_a_part_raises_is_raised(self) -> None:
+        threads = torch.get_num_threads()
+
+        def fails(pictures: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError(f"out of memory for {len(pictures)}")
+
+        try:
+            torch.set_num_threads(2)
+            with pytest.raises(RuntimeError, match="out of memory for 32"):
+                Batches(torch.device("cpu"), 64).map(fails, np.zeros((128, 2, 2, 3), np.uint8), 4)
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(threads)
