@@ -57,9 +57,13 @@ class Recent(Generic[Key, Value]):
                 self._cost -= self._values.popitem(last=False)[1][1]
 
 
-# Values that nobody waits for are sent by a thread of their own; so many may wait for it.
+# Values that nobody waits for are sent together by a thread of their own, when the request that made the first of them
+# is over: threads of one interpreter take turns, and a request is not to wait for that one's. So many may wait.
 _behind = ThreadPoolExecutor(1, thread_name_prefix="remember")
-_places = threading.BoundedSemaphore(256)
+MOST_WAITING: Final = 256
+GATHERING_SECONDS: Final = 0.02
+_waiting: list[tuple[Services, str, bytes, int]] = []
+_waiting_lock = threading.Lock()
 
 # Caches that did not answer when last asked, and the time from which one may ask again.
 _away: WeakKeyDictionary[redis.Redis, float] = WeakKeyDictionary()
@@ -112,23 +116,36 @@ def remember(services: Services, name: str, value: bytes, seconds: int) -> None:
 
 def remember_soon(services: Services, name: str, value: bytes, seconds: int) -> None:
     """The same without waiting; where too much waits already, it is not kept."""
+    with _waiting_lock:
+        if len(_waiting) >= MOST_WAITING:
+            return
+        _waiting.append((services, name, value, seconds))
+        is_first = len(_waiting) == 1
+    if is_first:
+        _behind.submit(_send_waiting)
 
-    def send() -> None:
-        try:
-            remember(services, name, value, seconds)
-        finally:
-            _places.release()
 
-    if _places.acquire(blocking=False):
-        _behind.submit(send)
+def _send_waiting() -> None:
+    time.sleep(GATHERING_SECONDS)
+    with _waiting_lock:
+        gathered = _waiting.copy()
+        _waiting.clear()
+    by_cache: dict[redis.Redis, tuple[Services, list[tuple[str, bytes, int]]]] = {}
+    for services, name, value, seconds in gathered:
+        by_cache.setdefault(services.cache, (services, []))[1].append((name, value, seconds))
+    for services, values in by_cache.values():
+        _send(services, values)
 
 
 def remember_many(services: Services, values: Mapping[str, bytes], seconds: int) -> None:
     """The same of several values, in one round trip."""
+    _send(services, [(name, value, seconds) for name, value in values.items()])
 
+
+def _send(services: Services, values: Iterable[tuple[str, bytes, int]]) -> None:
     def send(cache: redis.Redis) -> None:
         with cache.pipeline(transaction=False) as together:
-            for name, value in values.items():
+            for name, value, seconds in values:
                 together.set(PREFIX + name, value, ex=seconds)
             together.execute()
 

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from services import caching
 from services.config import Settings
 from services.wiring import Services, build
+from tests.servers import wait_until
 
 
 @contextmanager
@@ -86,4 +87,38 @@ def test_while_one_tries_a_cache_that_was_away_the_others_do_without(
             assert caching.recall(services, "one") is None
             assert time.monotonic() - began < 1
         trying.join()
+        services.close()
+
+
+def test_what_nobody_waits_for_is_kept_soon_in_the_cache_that_it_is_for(tmp_path: Path, redis_url: str) -> None:
+    addresses = [redis_url.replace("/0", f"/{number}") for number in (11, 12)]
+    first, second = (build(Settings(data_dir=tmp_path, cache_url=SecretStr(address))) for address in addresses)
+    try:
+        for number in range(5):
+            caching.remember_soon(first, f"one-{number}", b"%d" % number, 60)
+        caching.remember_soon(second, "other", b"value", 60)
+
+        names = [f"one-{number}" for number in range(5)]
+        wait_until(lambda: caching.recall_many(first, names) == [b"0", b"1", b"2", b"3", b"4"], "they are kept", 5)
+        wait_until(lambda: caching.recall(second, "other") == b"value", "it is kept", 5)
+        assert caching.recall(second, "one-0") is None
+        assert 0 < first.cache.ttl(caching.PREFIX + "one-0") <= 60
+    finally:
+        first.close()
+        second.close()
+
+
+def test_of_too_much_that_nobody_waits_for_the_rest_is_not_kept(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "MOST_WAITING", 2)
+    services = build(Settings(data_dir=tmp_path, cache_url=SecretStr(redis_url.replace("/0", "/13"))))
+    try:
+        for name in ("a", "b", "c"):
+            caching.remember_soon(services, name, b"kept", 60)
+        wait_until(lambda: caching.recall(services, "a") == b"kept", "it is kept", 5)
+        assert caching.recall_many(services, ["b", "c"]) == [b"kept", None]
+        caching.remember_soon(services, "d", b"later", 60)
+        wait_until(lambda: caching.recall(services, "d") == b"later", "there is room again", 5)
+    finally:
         services.close()
