@@ -161,7 +161,7 @@ def api_command(settings: Settings) -> list[str]:
     """gunicorn on the API."""
     options = {
         "--bind": f"{_bracketed(settings.host)}:{settings.port}",
-        "--worker-class": "gthread",
+        "--worker-class": "services.api.worker.Worker",
         "--threads": str(settings.api_threads),
         "--workers": str(settings.api_processes),
         "--timeout": "60",

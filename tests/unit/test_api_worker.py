@@ -1,0 +1,126 @@
+"""How the processes of the API share its connections, with a real gunicorn."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from flask import Flask
+
+from services.config import load_settings
+from services.stack.plan import api_command
+from tests.servers import free_ports, wait_until
+
+PROCESSES, THREADS = 2, 2
+SLOW_SECONDS = 4.0
+
+
+def app() -> Flask:
+    """What gunicorn runs: says which process answers, at once or slowly."""
+    made = Flask(__name__)
+
+    def answer(seconds: float) -> str:
+        time.sleep(seconds)
+        return str(os.getpid())
+
+    made.add_url_rule("/<float:seconds>", view_func=answer)
+    return made
+
+
+class Connection:
+    """A client's connection, which stays open."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    def ask(self, seconds: float = 0.0) -> str:
+        """The process that answered."""
+        self._connection.request("GET", f"/{seconds}")
+        return self._connection.getresponse().read().decode()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a gunicorn as `akin up` starts it, on the application above."""
+    (port,) = free_ports(1)
+    settings = load_settings(port=port, api_processes=PROCESSES, api_threads=THREADS)
+    command = [*api_command(settings)[:-1], "tests.unit.test_api_worker:app()"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        leader = psutil.Process(server.pid)
+        try:
+            wait_until(lambda: len(leader.children()) == PROCESSES, "its processes run", 30)
+            seen: set[str] = set()
+
+            def all_answer() -> bool:
+                with ThreadPoolExecutor(8) as pool:
+                    seen.update(pool.map(lambda _: _asked_once(port), range(8)))
+                return len(seen) == PROCESSES
+
+            wait_until(all_answer, "each of them answers", 60)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _asked_once(port: int) -> str:
+    connection = Connection(port)
+    try:
+        return connection.ask(0.05)
+    except ConnectionError:
+        return ""
+    finally:
+        connection.close()
+
+
+def test_nobody_waits_for_a_busy_process_while_another_is_free(port: int) -> None:
+    for _ in range(3):
+        slow = [Connection(port) for _ in range(THREADS)]
+        first = _held_by_one(slow)
+        with ThreadPoolExecutor(THREADS) as pool:
+            busy = [pool.submit(connection.ask, SLOW_SECONDS) for connection in slow]
+            time.sleep(0.2)
+            began = time.monotonic()
+            answers = [_asked_once(port) for _ in range(10)]
+            took = time.monotonic() - began
+        assert took < SLOW_SECONDS / 2
+        assert {one.result() for one in busy} == {first}
+        assert first not in answers
+
+
+def _held_by_one(connections: list[Connection]) -> str:
+    """Make connections anew until one process has them all; which one."""
+    for _ in range(200):
+        answered = [connection.ask() for connection in connections]
+        if len(set(answered)) == 1:
+            return answered[0]
+        for connection in connections:
+            connection.close()
+    raise AssertionError("no process ever had all connections")
+
+
+def test_many_clients_that_come_at_once_are_shared(port: int) -> None:
+    until = time.monotonic() + 2.0
+
+    def client(_: int) -> list[str]:
+        connection = Connection(port)
+        answered = []
+        while time.monotonic() < until:
+            answered.append(connection.ask(0.01))
+        connection.close()
+        return answered
+
+    with ThreadPoolExecutor(32) as pool:
+        answered = Counter(name for names in pool.map(client, range(32)) for name in names)
+    assert len(answered) == PROCESSES
+    assert min(answered.values()) > sum(answered.values()) / 4
