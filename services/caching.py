@@ -57,8 +57,9 @@ class Recent(Generic[Key, Value]):
                 self._cost -= self._values.popitem(last=False)[1][1]
 
 
-# Values that nobody waits for are sent together by a thread of their own, when the request that made the first of them
-# is over: threads of one interpreter take turns, and a request is not to wait for that one's. So many may wait.
+# Values that nobody waits for are sent together by a thread of their own, a moment after the first of them was made,
+# when as a rule the request is over: threads of one interpreter take turns, and it is not to wait for that one's. So
+# many may wait.
 _behind = ThreadPoolExecutor(1, thread_name_prefix="remember")
 MOST_WAITING: Final = 256
 GATHERING_SECONDS: Final = 0.02
@@ -122,7 +123,11 @@ def remember_soon(services: Services, name: str, value: bytes, seconds: int) -> 
         _waiting.append((services, name, value, seconds))
         is_first = len(_waiting) == 1
     if is_first:
-        _behind.submit(_send_waiting)
+        try:
+            _behind.submit(_send_waiting)
+        except RuntimeError:  # no thread can be started any more
+            with _waiting_lock:
+                _waiting.clear()
 
 
 def _send_waiting() -> None:

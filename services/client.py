@@ -33,7 +33,7 @@ from services.connection import Connection, Waiting
 from services.queries import Query, Wanted, WantedSimilar, parts_of
 
 URLS_AT_ONCE: Final = 10_000  # pictures of one import_urls
-# Of the time that a job has taken, as the pause before it is asked for again where nobody knows how long it will …
+# Of the time that a job has taken, as the pause before it is asked for again where it is not known how long it will …
 SHARE: Final = 0.05
 # … but no more than so many times the shortest pause.
 SLOWEST: Final = 4
@@ -215,17 +215,19 @@ class AkinClient:
         path, began = _job_path(job_id), time.monotonic()
         known: dict[str, str] = {}
         job: Job | None = None
+        told = began
         while True:
             response = self._connection.send("GET", path, headers=known)
             if job is None or response.status_code != HTTPStatus.NOT_MODIFIED:
-                job = self._connection.read(Job, path, response)
+                job, told = self._connection.read(Job, path, response), time.monotonic()
                 known = {"If-None-Match": response.headers["ETag"]} if "ETag" in response.headers else {}
             if callback is not None:
                 callback(job)
             if job.over:
                 return job
-            waited = time.monotonic() - began
-            pause = waited * SHARE if job.eta_seconds is None else job.eta_seconds / 2
+            moment = time.monotonic()
+            left = 0.0 if job.eta_seconds is None else job.eta_seconds - (moment - told)
+            pause = left / 2 if left > 0 else (moment - began) * SHARE
             self._connection.pause(min(max(interval, pause), SLOWEST * interval))
 
     def delete_items(self, chosen: Mapping[str, Any], *, dry_run: bool = False) -> Deletion:

@@ -24,6 +24,7 @@ from services.catalog import entries, indexes, ledger, removal, turns
 from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
 from services.catalog.models import IndexRow
+from services.config import Settings
 from services.encoders.manifest import Manifest
 from services.errors import AkinError, ConfigurationError, ImageReason, ImageRejected, NotFound, Unavailable
 from services.queue import Task
@@ -33,11 +34,19 @@ logger = logging.getLogger(__name__)
 
 TASK_SECONDS = 20.0
 PURGE_AT_ONCE = 1000
+# Of an encoder that this process has not used yet, so many pictures are claimed at first. Of one that it has, no more
+# than are encoded in this part of a lease: a batch is claimed while the one before is encoded, and decoded as well.
+FIRST_BATCH = 16
+SHARE_OF_LEASE = 0.2
 # Pictures after which it is asked whether the lease still lasts.
 DECODED_AT_ONCE = 32
 LATE = "encoding took longer than AKIN_LEASE_SECONDS: make that longer, or AKIN_EMBED_BATCH smaller"
 # The decoder may have failed for want of memory or time, not because of the picture: worth another try.
 RETRIED = (ImageReason.TIMEOUT, ImageReason.CRASHED)
+
+
+# Seconds that an encoder took for a picture the last time, by its sha256.
+_pace: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -153,10 +162,18 @@ def _claim(services: Services, index_id: int) -> tuple[Lease, IndexRow] | None:
         exhausted = ledger.recover(session, index_id, settings.max_attempts)
         if exhausted:
             entries.settle(session, exhausted)
-        lease = ledger.claim(
-            session, index_id, limit=settings.embed_batch, lease=timedelta(seconds=settings.lease_seconds)
-        )
+        lease = None
+        if index is not None:
+            limit = _at_once(settings, index.encoder.sha256)
+            lease = ledger.claim(session, index_id, limit=limit, lease=timedelta(seconds=settings.lease_seconds))
     return (lease, index) if lease and index else None
+
+
+def _at_once(settings: Settings, encoder: str) -> int:
+    seconds = _pace.get(encoder)
+    if seconds is None:
+        return min(FIRST_BATCH, settings.embed_batch)
+    return max(1, min(settings.embed_batch, int(SHARE_OF_LEASE * settings.lease_seconds / seconds)))
 
 
 @dataclass
@@ -234,7 +251,10 @@ def encode(services: Services, batch: Batch) -> Encoded | None:
     with _accounting(services, batch.lease):
         vectors = np.empty((0, batch.dimension), np.float32)
         if batch.claims:
-            vectors = services.encoders.encoder(batch.encoder).encode(batch.pixels)
+            encoder = services.encoders.encoder(batch.encoder)
+            began = time.monotonic()
+            vectors = encoder.encode(batch.pixels)
+            _pace[batch.encoder] = max(time.monotonic() - began, 1e-9) / len(batch.claims)
         directed: NDArray[np.bool_] = np.any(vectors, axis=1)
         good = tuple(claim for claim, has_direction in zip(batch.claims, directed, strict=True) if has_direction)
         degenerate = tuple(claim for claim, has_one in zip(batch.claims, directed, strict=True) if not has_one)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session, joinedload
@@ -18,6 +18,9 @@ from services.catalog.database import now
 from services.catalog.models import Image, Item
 from services.catalog.upserts import insert
 from services.errors import NotFound
+
+# Without it an insert of many rows is a statement for each run of rows that lack the same values.
+ALIKE: Final[Mapping[str, Any]] = {"render_nulls": True}
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def upsert(session: Session, catalog_id: int, wanted: Sequence[ItemFields]) -> d
             for item_id in left
         ]
         statement = insert(session, Item).on_conflict_do_nothing(index_elements=["catalog_id", "item_id"])
-        inserted = session.execute(statement.returning(Item.item_id, Item.id), rows)
+        inserted = session.execute(statement.returning(Item.item_id, Item.id), rows, execution_options=ALIKE)
         created |= {row.item_id: row.id for row in inserted}
         if there := [item_id for item_id in left if item_id not in created]:
             # One that is deleted before it is locked is made anew.
@@ -180,7 +183,9 @@ def add_images(session: Session, catalog_id: int, wanted: Sequence[tuple[int, Pi
     statement = insert(session, Image).on_conflict_do_nothing(
         index_elements=["item_pk", "sha256"], index_where=Image.deleted_at.is_(None)
     )
-    inserted = session.execute(statement.returning(Image.item_pk, Image.sha256, Image.id), rows)
+    inserted = session.execute(
+        statement.returning(Image.item_pk, Image.sha256, Image.id), rows, execution_options=ALIKE
+    )
     ids = {(row.item_pk, row.sha256): row.id for row in inserted}
     created = set(ids)
     if there := distinct.keys() - created:

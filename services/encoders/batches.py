@@ -6,10 +6,10 @@ parts of its own.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from torch import Tensor
 
 # Parts that are under way on the GPU at a time: one is computed while the next is copied.
 _IN_FLIGHT = 2
-# With fewer pictures for each core of a CPU, all cores compute them together.
+# Of fewer pictures a core of a CPU is given none by itself.
 _SMALLEST_PART = 4
 
 
@@ -30,17 +30,21 @@ class Batches:
 
     On a CPU a thread for each core computes parts on that core alone. Threads that share the computing of one part
     wait for each other after each layer: measured on two cores, one of which another process wanted too, such threads
-    encoded 200 pictures a second, and these 320. As many as torch computes on (`torch.set_num_threads`) are used.
+    encoded 200 pictures a second, and these 320. As many are used as torch computes on (`torch.set_num_threads`), and
+    together they hold no more than a part. A function must bear to be called by several threads at once.
 
     Args:
         device: where the function computes.
         largest: pictures of a part.
+        apart: on a CPU, call the function in a thread for each core.
     """
 
-    def __init__(self, device: torch.device, largest: int) -> None:
+    def __init__(self, device: torch.device, largest: int, *, apart: bool = False) -> None:
         self._device = device
         self._largest = largest
+        self._apart = apart
         self._cores: ThreadPoolExecutor | None = None
+        self._threads = 0
         self._copies: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -71,20 +75,16 @@ class Batches:
                 pictures = torch.from_numpy(np.require(batch[part], requirements=["C", "W"]))
                 rows[part] = function(pictures.to(self._device)).cpu().numpy()
 
-        cores = torch.get_num_threads() if self._device.type == "cpu" else 1
-        if cores == 1 or len(batch) < cores * _SMALLEST_PART:
+        at_once = min(len(batch), self._largest)
+        threads = min(torch.get_num_threads(), at_once // _SMALLEST_PART) if self._device.type == "cpu" else 1
+        if not self._apart or threads < 2:
             for part in _parts(len(batch), self._largest):
                 compute(part)
             return
-        if self._cores is None:
-            self._cores = ThreadPoolExecutor(cores, "encode", initializer=torch.set_num_threads, initargs=(1,))
-        size = math.ceil(min(len(batch), self._largest) / cores)
-        try:
-            for _ in self._cores.map(compute, _parts(len(batch), size)):
-                pass
-        finally:
-            # The number is each thread's own, but threads to come have the one that was set last.
-            torch.set_num_threads(cores)
+        if self._cores is None or self._threads != threads:
+            self._cores, self._threads = _threads_of_one_core(threads), threads
+        for _ in self._cores.map(compute, _parts(len(batch), at_once // threads)):
+            pass
 
     def _start(
         self, function: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], copies: torch.cuda.Stream
@@ -104,6 +104,26 @@ class Batches:
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(computing)
         return rows, done
+
+
+def _threads_of_one_core(count: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch computes on one core."""
+    pool = ThreadPoolExecutor(count, "core")
+    all_there = Barrier(count)
+
+    def start(_: int) -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # from the first time it is asked for, the number is the thread's own
+        all_there.wait()
+
+    cores = torch.get_num_threads()
+    try:
+        for _ in pool.map(start, range(count)):
+            pass
+    finally:
+        # Threads to come have the number that was set last.
+        torch.set_num_threads(cores)
+    return pool
 
 
 def _parts(count: int, size: int) -> list[slice]:

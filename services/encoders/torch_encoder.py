@@ -56,12 +56,19 @@ class TorchEncoder:
         network = fold_batch_norms(load(manifest, weights))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.largest_batch = largest_batch(manifest.preprocessing.size, self.device)
-        self._batches = Batches(self.device, self.largest_batch)
+        self._batches = Batches(self.device, self.largest_batch, apart=True)
+        # What reads features of places hooks into some networks, which one call at a time bears.
+        self._one_by_one = Batches(self.device, self.largest_batch)
         self._turn = Lock()
 
     def encode(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode (n, size, size, 3) uint8 into (n, dimension) unit rows; see `Encoder.encode`."""
-        return self._run(lambda pictures: to_unit_rows(self.network(pictures).float()), batch, self.manifest.dimension)
+        return self._run(
+            self._batches,
+            lambda pictures: to_unit_rows(self.network(pictures).float()),
+            batch,
+            self.manifest.dimension,
+        )
 
     @property
     def has_grid(self) -> bool:
@@ -74,7 +81,8 @@ class TorchEncoder:
             raise EncoderError(
                 f"{self.manifest.ref} has no grid: its network, {self.manifest.architecture}, gives none"
             )
-        rows = self._run(lambda pictures: self._cells(pictures).flatten(1), batch, math.prod(self._grid_shape))
+        width = math.prod(self._grid_shape)
+        rows = self._run(self._one_by_one, lambda pictures: self._cells(pictures).flatten(1), batch, width)
         return rows.reshape(len(batch), *self._grid_shape)
 
     def encode_flattened(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -94,7 +102,7 @@ class TorchEncoder:
         def flattened(pictures: Tensor) -> Tensor:
             return to_unit_rows(feature_map(pictures).flatten(1).float())
 
-        return self._run(flattened, batch, self._flattened_width)
+        return self._run(self._one_by_one, flattened, batch, self._flattened_width)
 
     def encode_text(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Encode sentences into (n, dimension) unit rows, in the space of the pictures they describe.
@@ -131,7 +139,7 @@ class TorchEncoder:
         return width
 
     def _run(
-        self, forward: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], width: int
+        self, batches: Batches, forward: Callable[[Tensor], Tensor], batch: npt.NDArray[np.uint8], width: int
     ) -> npt.NDArray[np.float32]:
         size = self.manifest.preprocessing.size
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (size, size, 3):
@@ -139,9 +147,7 @@ class TorchEncoder:
 
         # Entered once for all parts: what it has cast of the weights is kept until it is left.
         with self._turn, torch.inference_mode(), reduced_precision(self.device):
-            return self._batches.map(
-                lambda pictures: forward(to_input(pictures, self.manifest.preprocessing)), batch, width
-            )
+            return batches.map(lambda pictures: forward(to_input(pictures, self.manifest.preprocessing)), batch, width)
 
 
 def largest_batch(size: int, device: torch.device) -> int:

@@ -24,7 +24,7 @@ _CHUNK_BYTES = 4 * 1024 * 1024
 # Part of the timeout that a picture gets among others: a slow one then has all of it alone.
 _SHARED_PATIENCE = 0.25
 # Native decoders leak; a process that has handled this many calls is replaced.
-_MAX_CALLS = 20_000
+_MAX_CALLS = 10_000
 
 _STOPPED = "Decoding has been stopped."
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -153,7 +153,7 @@ class Service:
             for process in (leader, *leader.children(recursive=True)):
                 decodes = DECODING in " ".join(process.cmdline())
                 seconds[f"{program}: decoding" if decodes else program] += _used(process)
-                # Decoding processes are replaced after some thousand pictures; nothing else ends in between.
+                # Decoding processes are replaced after thousands of pictures; nothing else ends in between.
                 ended = process.cpu_times()
                 seconds[f"{program}: decoding"] += ended.children_user + ended.children_system
         return seconds
@@ -167,24 +167,26 @@ def _used(process: psutil.Process) -> float:
 def _round(bare: BareLoop, service: Service, archive: Path) -> Round:
     with zipfile.ZipFile(archive) as opened:
         count = len(opened.namelist())
-    moments = [time.perf_counter()]
+    began = time.perf_counter()
     bare_cpu = bare.one_by_one(archive)
-    moments.append(time.perf_counter())
-    bare.ahead(archive)
+    in_turn = time.perf_counter() - began
+    ahead = _seconds(bare.ahead, archive)
     before = service.cpu_seconds()
-    moments.append(time.perf_counter())
-    service.ingest(archive)
-    moments.append(time.perf_counter())
+    served = _seconds(service.ingest, archive)
     after = service.cpu_seconds()
-    bare.ahead(archive)
-    moments.append(time.perf_counter())
-    in_turn, ahead, served, ahead_again = (later - earlier for earlier, later in pairwise(moments))
+    ahead_again = _seconds(bare.ahead, archive)
     return Round(
         count,
         {ONE_BY_ONE: count / in_turn, AHEAD: 2 * count / (ahead + ahead_again), SERVICE: count / served},
         {stage: 1000 * used / count for stage, used in bare_cpu.items()},
         {stage: 1000 * (used - before.get(stage, 0.0)) / count for stage, used in after.items()},
     )
+
+
+def _seconds(work: Callable[[Path], None], archive: Path) -> float:
+    began = time.perf_counter()
+    work(archive)
+    return time.perf_counter() - began
 
 
 def _files(images: Path | None, count: int | None, bare: BareLoop) -> list[bytes]:

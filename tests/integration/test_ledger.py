@@ -13,15 +13,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from services.bootstrap import migrate
 from services.catalog import catalogs, comparison, entries, indexes, items, jobs, ledger, removal, revisions
 from services.catalog.catalogs import lock_exclusive, lock_shared
 from services.catalog.database import Database, now
-from services.catalog.items import ItemFields, Picture
+from services.catalog.items import ItemFields, Origin, Picture
 from services.catalog.ledger import Lease
-from services.catalog.models import Catalog, Embedding, EncoderRow, Image, IndexRow, Job, JobEntry, OrphanBlob
+from services.catalog.models import Catalog, Embedding, EncoderRow, Image, IndexRow, Item, Job, JobEntry, OrphanBlob
 from services.catalog.states import EmbeddingState, EntryState, IndexState, Priority
 from services.catalog.turns import Turn, turns
 
@@ -834,3 +834,41 @@ def test_whatever_races_the_vectors_hold_what_the_items_say_in_the_end(database:
     assert set(states(database)) == {"indexed"}
     assert vectors == expected
     assert len(expected) == 32
+
+
+def test_new_items_and_images_of_many_kinds_are_one_statement_each(database: Database) -> None:
+    wanted = [ItemFields(f"kind-{n}", title="T" if n % 2 else None, url="u" if n % 3 else None) for n in range(60)]
+    origins = [None, Origin("https://a.example/1", etag="x"), Origin("https://a.example/2", last_modified="then")]
+    statements: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    with database.transaction() as session:
+        pks = items.upsert(session, 1, wanted)
+        pictures = [
+            (pks[fields.item_id], Picture(f"{n:064x}", "PNG", "image/png", 1, 1, 1, origins[n % 3]))
+            for n, fields in enumerate(wanted)
+        ]
+        items.add_images(session, 1, pictures)
+    event.remove(database.engine, "before_cursor_execute", note)
+
+    assert sum(statement.startswith("INSERT INTO items") for statement in statements) == 1
+    assert sum(statement.startswith("INSERT INTO images") for statement in statements) == 1
+    with database.reading() as session:
+        stored = {item.item_id: (item.title, item.url) for item in session.scalars(select(Item))}
+    assert {fields.item_id: (fields.title, fields.url) for fields in wanted}.items() <= stored.items()
+
+
+def test_of_the_same_bytes_twice_in_a_batch_the_last_origin_is_kept(database: Database) -> None:
+    first, last = Origin("https://a.example/1"), Origin("https://a.example/2")
+    with database.transaction() as session:
+        pk = items.upsert(session, 1, [ItemFields("twice")])["twice"]
+        looked = [Picture("ab" * 32, "PNG", "image/png", 1, 1, 1, origin) for origin in (first, last, None)]
+        outcome = items.add_images(session, 1, [(pk, picture) for picture in looked])
+
+    assert [created for _, created in outcome] == [True, False, False]
+    assert len({image_id for image_id, _ in outcome}) == 1
+    with database.reading() as session:
+        assert session.scalar(select(Image.origin).where(Image.item_pk == pk)) == "https://a.example/2"

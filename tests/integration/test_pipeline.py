@@ -192,6 +192,23 @@ def test_a_slow_worker_does_not_delete_what_the_next_one_wrote(akin: Akin) -> No
     assert akin.get(image["links"]["self"])["state"] == "indexed"
 
 
+@pytest.mark.parametrize(("seconds", "claimed"), [(None, 2), (6.0, 2), (1.0, 5), (30.0, 1)])
+def test_no_more_pictures_are_claimed_than_are_encoded_long_before_the_lease_ends(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch, seconds: float | None, claimed: int
+) -> None:
+    monkeypatch.setattr(embedding, "FIRST_BATCH", 2)
+    known = {} if seconds is None else {live(akin).encoder.sha256: seconds}
+    monkeypatch.setattr(embedding, "_pace", known)
+    akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(5)})
+    accepting.accept_pending(akin.services)
+
+    batch = embedding.prepare(akin.services)
+
+    assert batch is not None and len(batch.claims) == claimed
+    assert akin.write(batch) == claimed
+    assert 0 < embedding._pace[batch.encoder] < 30
+
+
 def test_pictures_that_hang_hold_a_worker_no_longer_than_its_lease(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "DECODED_AT_ONCE", 2)
     job = akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(6)})

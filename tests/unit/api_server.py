@@ -29,7 +29,7 @@ class ApiServer:
     `faults` are answers given, one each, before anything is looked at. Pictures whose bytes begin with
     `broken` fail in their job; a request with one that begins with `poison` is refused as a whole. After
     `imports_left` imports every further one answers 401. With `searches_miss` the first hit of a search is
-    another picture.
+    another picture. A job ends when it was asked for `polls_until_done` times, and says `eta_seconds` until then.
     """
 
     url: str = ""
@@ -41,6 +41,7 @@ class ApiServer:
     imports_left: int = 10**9
     searches_miss: bool = False
     polls_until_done: int = 1
+    eta_seconds: float | None = None
 
     @property
     def refs(self) -> list[str]:
@@ -133,7 +134,7 @@ def _app(state: ApiServer) -> Flask:
         record = state.jobs[job_id]
         record["polls"] += 1
         if record["polls"] <= state.polls_until_done:
-            return {**record["job"], "state": "running"}
+            return {**record["job"], "state": "running", "eta_seconds": state.eta_seconds}
         total, failed = record["job"]["total"], len(record["failed"])
         ended = "finished_with_errors" if failed else "finished"
         return {**record["job"], "state": ended, "done": total, "indexed": total - failed, "failed": failed}

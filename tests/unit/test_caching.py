@@ -112,6 +112,7 @@ def test_of_too_much_that_nobody_waits_for_the_rest_is_not_kept(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caching, "MOST_WAITING", 2)
+    monkeypatch.setattr(caching, "GATHERING_SECONDS", 0.5)
     services = build(Settings(data_dir=tmp_path, cache_url=SecretStr(redis_url.replace("/0", "/13"))))
     try:
         for name in ("a", "b", "c"):

@@ -64,6 +64,32 @@ def test_waiting_for_a_job_reports_each_state_until_it_is_over(server: ApiServer
     assert (final.indexed, final.failed, final.over) == (1, 1, True)
 
 
+@pytest.mark.parametrize(
+    ("eta_seconds", "asked"),
+    [
+        (1000.0, range(2, 5)),  # as seldom as may be
+        (0.0, range(8, 40)),  # it takes longer than was expected
+        (None, range(8, 40)),
+    ],
+)
+def test_a_job_is_asked_for_when_it_is_expected_to_be_over(
+    server: ApiServer, client: AkinClient, eta_seconds: float | None, asked: range
+) -> None:
+    server.polls_until_done, server.eta_seconds = 10**9, eta_seconds
+    job = client.import_files([UploadFile("a.jpg", b"a")])
+    seen: list[Job] = []
+
+    def note(job: Job) -> None:
+        seen.append(job)
+        if time.monotonic() - began > 1:
+            server.polls_until_done = 0
+
+    began = time.monotonic()
+    client.wait(job.id, note, interval=0.1)
+
+    assert len(seen) - 1 in asked
+
+
 def test_the_errors_of_a_job_are_read_to_the_last_page(server: ApiServer, client: AkinClient) -> None:
     job = client.import_files([UploadFile(f"{n}.jpg", b"broken") for n in range(250)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -317,32 +318,56 @@ def test_manifests_protocol_and_shipped_encoders_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 
+@pytest.fixture
+def three_cores() -> Iterator[None]:
+    """Torch computes on three cores, whatever there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("three_cores")
 class TestOnSeveralCores:
-    def test_each_core_computes_parts_and_the_rows_keep_their_order(self, checkpoint: Checkpoint) -> None:
-        threads = torch.get_num_threads()
+    def test_the_rows_are_those_of_one_core_in_their_order(self, checkpoint: Checkpoint) -> None:
         pictures = noise(37)
-        try:
-            torch.set_num_threads(1)
-            alone = TorchEncoder(*checkpoint, device="cpu").encode(pictures)
-            torch.set_num_threads(3)
-            together = TorchEncoder(*checkpoint, device="cpu")
-            np.testing.assert_allclose(together.encode(pictures), alone, atol=1e-5)
-            assert torch.get_num_threads() == 3
-            assert sum(thread.name.startswith("encode") for thread in threading.enumerate()) == 3
-            np.testing.assert_allclose(together.encode(pictures[:1]), alone[:1], atol=1e-5)
-        finally:
-            torch.set_num_threads(threads)
+        encoder = TorchEncoder(*checkpoint, device="cpu")
+        together = encoder.encode(pictures)
+        torch.set_num_threads(1)
+        np.testing.assert_allclose(together, encoder.encode(pictures), atol=1e-5)
+        np.testing.assert_allclose(together[:1], encoder.encode(pictures[:1]), atol=1e-5)
+
+    def test_each_core_computes_a_part_of_its_own(self) -> None:
+        all_compute = threading.Barrier(3)
+        sizes: list[int] = []
+
+        def compute(pictures: torch.Tensor) -> torch.Tensor:
+            all_compute.wait(10)
+            sizes.append(len(pictures))
+            assert torch.get_num_threads() == 1
+            return pictures.flatten(1)[:, :2].float()
+
+        pictures = np.arange(120 * 12, dtype=np.uint32).astype(np.uint8).reshape(120, 2, 2, 3)
+        rows = Batches(torch.device("cpu"), 60, apart=True).map(compute, pictures, 2)
+        np.testing.assert_array_equal(rows, pictures.reshape(120, 12)[:, :2])
+        assert sizes == [20] * 6  # three at a time are what a part may hold
+        assert torch.get_num_threads() == 3
+
+    @pytest.mark.parametrize(("largest", "parts"), [(1, [1] * 16), (8, [4] * 4), (64, [5, 5, 5, 1])])
+    def test_no_more_pictures_are_in_work_than_a_part_may_hold(self, largest: int, parts: list[int]) -> None:
+        sizes: list[int] = []
+
+        def compute(pictures: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(pictures))
+            return pictures.flatten(1)[:, :1].float()
+
+        Batches(torch.device("cpu"), largest, apart=True).map(compute, np.zeros((16, 2, 2, 3), np.uint8), 1)
+        assert sorted(sizes, reverse=True) == parts
 
     def test_what_a_part_raises_is_raised(self) -> None:
-        threads = torch.get_num_threads()
-
         def fails(pictures: torch.Tensor) -> torch.Tensor:
             raise RuntimeError(f"out of memory for {len(pictures)}")
 
-        try:
-            torch.set_num_threads(2)
-            with pytest.raises(RuntimeError, match="out of memory for 32"):
-                Batches(torch.device("cpu"), 64).map(fails, np.zeros((128, 2, 2, 3), np.uint8), 4)
-            assert torch.get_num_threads() == 2
-        finally:
-            torch.set_num_threads(threads)
+        with pytest.raises(RuntimeError, match="out of memory for 20"):
+            Batches(torch.device("cpu"), 60, apart=True).map(fails, np.zeros((120, 2, 2, 3), np.uint8), 4)
+        assert torch.get_num_threads() == 3

@@ -174,9 +174,17 @@ class TestPooling:
         seen: list[int] = []
         encoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
 
-        codes = encoder.encode(batch)
-
-        assert seen == [16, 1]
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            codes = encoder.encode(batch)
+            assert seen == [16, 1]
+            seen.clear()
+            torch.set_num_threads(4)
+            encoder.encode(batch)
+            assert sorted(seen) == [1, 4, 4, 4, 4]  # four at a time
+        finally:
+            torch.set_num_threads(threads)
         np.testing.assert_allclose(codes[-1:], encoder.encode(batch[-1:]), atol=1e-5)
 
 

@@ -53,6 +53,19 @@ class TestGrid:
         assert grids.dtype == np.float32
         np.testing.assert_allclose(encoder.grid(noise(3, size)[:1])[0], grids[2], atol=1e-5)
 
+    def test_of_a_library_network_is_each_pictures_own_on_several_cores(self) -> None:
+        encoder = encoder_of("torchvision:mobilenet_v3_small", {}, 32)
+        pictures = noise(48, 32)
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            alone = encoder.grid(pictures)
+            torch.set_num_threads(4)
+            for _ in range(5):
+                np.testing.assert_allclose(encoder.grid(pictures), alone, atol=1e-4)
+        finally:
+            torch.set_num_threads(threads)
+
     @pytest.mark.parametrize("pool", ["avg", "gem"])
     @pytest.mark.parametrize("dimension", [None, 12])
     def test_of_a_single_place_is_the_embedding(self, pool: str, dimension: int | None) -> None:
