@@ -74,7 +74,9 @@ def _count(services: Services, who: tuple[str, int, str], requests: int, most: i
     moment = time.time()
     counter = (who, int(moment) // WINDOW_SECONDS)
     with _lock:
-        counts = _counted.setdefault(services.cache, Recent(MOST_VISITORS, seconds=WINDOW_SECONDS))
+        counts = _counted.get(services.cache)
+        if counts is None:
+            counts = _counted[services.cache] = Recent(MOST_VISITORS, seconds=WINDOW_SECONDS)
         told, untold = counts.get(counter) or _Counted()
         untold += requests
         telling = untold * TOLD_PARTS >= most
