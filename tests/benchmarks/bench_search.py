@@ -37,6 +37,7 @@ from services.encoders.torch_encoder import TorchEncoder
 from services.evaluation.speed import device_name
 from services.images.decode import Limits
 from services.images.preprocess import preprocess
+from services.vectors.milvus import MIN_EF
 from tests.benchmarks.filled import LITE, MILVUS, SHARES, Filled, encode, filled_stack
 
 QUERIES = 64
@@ -115,7 +116,7 @@ class Bare:
             data=vectors,
             limit=LIMIT,
             output_fields=["id"],
-            search_params={"metric_type": "COSINE", "params": {"ef": 64}},
+            search_params={"metric_type": "COSINE", "params": {"ef": MIN_EF}},
         )
 
 
