@@ -109,7 +109,7 @@ def _accept(services: Services, job: Job) -> None:
         for piece in gather(services, job, claimed):
             looked = _inspect(services, piece)
             blobs = {o.picture.sha256: o.data for o in looked.values() if isinstance(o, Good) and o.data is not None}
-            content.store_all(services, blobs)
+            content.ensure_stored(services, blobs)
             with services.database.transaction() as session:
                 _settle(session, job.id, looked)
                 removal.keep_orphans(session, list(blobs))

@@ -26,14 +26,8 @@ PIECE_BYTES = 64 * 1024 * 1024
 def store(services: Services, data: bytes) -> str:
     """Put bytes under their SHA-256, which is returned."""
     sha256 = sha256_of(data)
-    store_all(services, {sha256: data})
+    services.blobs.put(key_of(sha256), data)
     return sha256
-
-
-def store_all(services: Services, blobs: Mapping[str, bytes]) -> None:
-    """Put bytes under their SHA-256, which is known."""
-    for sha256, data in blobs.items():
-        services.blobs.put(key_of(sha256), data)
 
 
 def sha256_of(data: bytes) -> str:
@@ -42,8 +36,12 @@ def sha256_of(data: bytes) -> str:
 
 
 def ensure_stored(services: Services, blobs: Mapping[str, bytes]) -> None:
-    """Put back bytes that a collection took between their first `store` and the commit of their rows."""
-    store_all(services, blobs)
+    """Put bytes under their SHA-256, which is known, unless they are there.
+
+    Once more after the commit of their rows: a collection may have taken them between their first storing and it.
+    """
+    for sha256, data in blobs.items():
+        services.blobs.put(key_of(sha256), data)
 
 
 def pieces(services: Services, hashes: Sequence[str]) -> Iterator[list[tuple[int, bytes | None]]]:
