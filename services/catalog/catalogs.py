@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from services.catalog.database import now
 from services.catalog.models import Catalog, Image, IndexRow, Item, Job, Key
+from services.catalog.prepared import Prepared
 from services.catalog.states import IndexState, JobState
 from services.errors import NotFound
 
@@ -30,7 +31,7 @@ def by_name(session: Session, name: str) -> Catalog:
 
 
 _catalogs = Catalog.__table__.c
-_ID = select(_catalogs.id).where(_catalogs.name == bindparam("name"), _catalogs.deleted_at.is_(None))
+_ID = Prepared(select(_catalogs.id).where(_catalogs.name == bindparam("name"), _catalogs.deleted_at.is_(None)))
 
 
 def id_of(connection: Connection, name: str) -> int:
@@ -39,9 +40,10 @@ def id_of(connection: Connection, name: str) -> int:
     Raises:
         NotFound: there is none of that name.
     """
-    found: int | None = connection.execute(_ID, {"name": name}).scalar()
-    if found is None:
+    rows = _ID.rows(connection, {"name": name})
+    if not rows:
         raise _unknown(name)
+    found: int = rows[0][0]
     return found
 
 

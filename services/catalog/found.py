@@ -5,18 +5,16 @@ Rows and not objects: a search reads a few dozen of them, and making objects of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, Result, Select, and_, bindparam, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, Select, and_, bindparam, select
 
 from services.catalog.models import Catalog, EncoderRow, Image, IndexRow, Item
+from services.catalog.prepared import IDS_AT_ONCE, Prepared, PreparedAmong, Row, Statement
 from services.errors import NotFound
-
-# SQLite takes 32,766 parameters in one statement.
-IDS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,15 @@ class LiveIndex:
     def encoder(self) -> str:
         """`name@version`."""
         return f"{self.encoder_name}@{self.encoder_version}"
+
+
+@dataclass(frozen=True)
+class ItemInIndex:
+    """An item by its primary key, its oldest living pictures, and the index that is live."""
+
+    index: LiveIndex
+    item_pk: int
+    image_ids: tuple[int, ...]
 
 
 class Known(NamedTuple):
@@ -64,8 +71,6 @@ class Found(NamedTuple):
     updated_at: datetime
 
 
-Rows = Select[*tuple[Any, ...]]
-
 _CATALOG: BindParameter[int] = bindparam("catalog")
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _INDEX = (
@@ -95,7 +100,7 @@ _FOUND = (
 )
 
 
-def _in_live_index(*columns: Any) -> Rows:
+def _in_live_index(*columns: Any) -> Statement:
     return (
         select(*_INDEX, *columns)
         .select_from(Catalog)
@@ -105,19 +110,19 @@ def _in_live_index(*columns: Any) -> Rows:
     )
 
 
-def _among(*columns: Any) -> Rows:
+def _among(columns: Sequence[Any], ids: Any) -> Statement:
     return (
         select(*columns)
         .join(Item, Item.id == Image.item_pk)
-        .where(Image.id.in_(_IDS), Image.catalog_id == _CATALOG, Image.deleted_at.is_(None))
+        .where(Image.id.in_(ids), Image.catalog_id == _CATALOG, Image.deleted_at.is_(None))
     )
 
 
 # Made once: to make a statement takes longer than to run it.
 _LIVING = and_(Image.item_pk == Item.id, Image.deleted_at.is_(None))
-_LIVE_INDEX = _in_live_index()
-_ANY_INDEX = select(*_INDEX).join(IndexRow.encoder).where(IndexRow.id == bindparam("index"))
-_ITEM = (
+_LIVE_INDEX = Prepared(_in_live_index())
+_ANY_INDEX = Prepared(select(*_INDEX).join(IndexRow.encoder).where(IndexRow.id == bindparam("index")))
+_ITEM = Prepared(
     _in_live_index(Item.id, Image.id)
     .outerjoin(Item, and_(Item.catalog_id == Catalog.id, Item.item_id == bindparam("item")))
     .outerjoin(Image, _LIVING)
@@ -130,7 +135,10 @@ _ITEMS = (
     .where(Item.catalog_id == _CATALOG, Item.item_id.in_(_IDS))
     .order_by(Image.id)
 )
-_KNOWN_AMONG, _FOUND_AMONG = _among(*_KNOWN), _among(*_FOUND)
+_KNOWN_AMONG = PreparedAmong(lambda ids: _among(_KNOWN, ids))
+_FOUND_AMONG = PreparedAmong(lambda ids: _among(_FOUND, ids))
+# Where there is a condition.
+_KNOWN_WHERE, _FOUND_WHERE = _among(_KNOWN, _IDS), _among(_FOUND, _IDS)
 
 
 def live_index(connection: Connection, catalog_id: int) -> LiveIndex:
@@ -139,39 +147,37 @@ def live_index(connection: Connection, catalog_id: int) -> LiveIndex:
     Raises:
         NotFound: the catalog was deleted.
     """
-    row = _run(connection, _LIVE_INDEX, catalog=catalog_id).first()
-    if row is None:
+    rows = _LIVE_INDEX.rows(connection, {"catalog": catalog_id})
+    if not rows:
         raise _deleted()
-    return _index(row)
+    return _index(rows[0])
 
 
 def index(connection: Connection, index_id: int) -> LiveIndex | None:
     """An index that may no longer be live."""
-    row = _run(connection, _ANY_INDEX, index=index_id).first()
-    return None if row is None else _index(row)
+    rows = _ANY_INDEX.rows(connection, {"index": index_id})
+    return _index(rows[0]) if rows else None
 
 
-def item_in_live_index(
-    connection: Connection, catalog_id: int, item_id: str, most: int
-) -> tuple[LiveIndex, int, tuple[int, ...]]:
-    """The live index, and an item's primary key and its oldest `most` pictures, in one statement.
+def item_in_live_index(connection: Connection, catalog_id: int, item_id: str, most: int) -> ItemInIndex:
+    """The live index and an item with its oldest `most` pictures, in one statement.
 
     Raises:
         NotFound: the catalog has no such item, or was deleted.
     """
-    rows = _run(connection, _ITEM, catalog=catalog_id, item=item_id, most=most).all()
+    rows = _ITEM.rows(connection, {"catalog": catalog_id, "item": item_id, "most": most})
     if not rows:
         raise _deleted()
     *_, item_pk, _ = rows[0]
     if item_pk is None:
         raise no_item(item_id)
-    return _index(rows[0]), item_pk, tuple(row[-1] for row in rows if row[-1] is not None)
+    return ItemInIndex(_index(rows[0]), item_pk, tuple(row[-1] for row in rows if row[-1] is not None))
 
 
 def items(connection: Connection, catalog_id: int, item_ids: Collection[str]) -> dict[str, tuple[int, list[int]]]:
     """Primary key and living pictures, oldest first, of those of the items that are there."""
     there: dict[str, tuple[int, list[int]]] = {}
-    for item_id, item_pk, image_id in _run(connection, _ITEMS, catalog=catalog_id, ids=list(item_ids)):
+    for item_id, item_pk, image_id in connection.execute(_ITEMS, {"catalog": catalog_id, "ids": list(item_ids)}):
         pictures = there.setdefault(item_id, (item_pk, []))[1]
         if image_id is not None:
             pictures.append(image_id)
@@ -182,14 +188,22 @@ def known(
     connection: Connection, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
 ) -> dict[int, Known]:
     """Those of the pictures that are living and whose items meet the condition."""
-    return {row[0]: Known._make(row) for row in _read(connection, _KNOWN_AMONG, catalog_id, image_ids, condition)}
+    if condition is None:
+        rows = _KNOWN_AMONG.rows(connection, image_ids, catalog=catalog_id)
+    else:
+        rows = _where(connection, _KNOWN_WHERE.where(condition), catalog_id, image_ids)
+    return {row[0]: Known._make(row) for row in rows}
 
 
 def found(
     connection: Connection, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
 ) -> dict[int, Found]:
     """The same with all that answers say of them."""
-    return {row[0]: Found._make(row) for row in _read(connection, _FOUND_AMONG, catalog_id, image_ids, condition)}
+    if condition is None:
+        rows = _FOUND_AMONG.rows(connection, image_ids, catalog=catalog_id)
+    else:
+        rows = _where(connection, _FOUND_WHERE.where(condition), catalog_id, image_ids)
+    return {row[0]: Found._make(row) for row in rows}
 
 
 def matching(catalog_id: int, condition: ColumnElement[bool], most: int) -> Select[int]:
@@ -207,20 +221,12 @@ def no_item(item_id: str) -> NotFound:
     return NotFound(f"there is no item {item_id!r} in this catalog", code="item_not_found")
 
 
-def _read(
-    connection: Connection,
-    statement: Rows,
-    catalog_id: int,
-    image_ids: Sequence[int],
-    condition: ColumnElement[bool] | None,
-) -> Iterator[Sequence[Any]]:
-    asked = statement if condition is None else statement.where(condition)
+def _where(connection: Connection, statement: Statement, catalog_id: int, image_ids: Sequence[int]) -> list[Row]:
+    rows: list[Row] = []
     for start in range(0, len(image_ids), IDS_AT_ONCE):
-        yield from _run(connection, asked, catalog=catalog_id, ids=image_ids[start : start + IDS_AT_ONCE])
-
-
-def _run(connection: Connection, statement: Rows, **values: Any) -> Result[*tuple[Any, ...]]:
-    return connection.execute(statement, values)
+        values = {"catalog": catalog_id, "ids": image_ids[start : start + IDS_AT_ONCE]}
+        rows += connection.execute(statement, values).all()
+    return rows
 
 
 def _index(row: Sequence[Any]) -> LiveIndex:

@@ -9,11 +9,12 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
 from services.catalog.models import Key
+from services.catalog.prepared import Prepared, Row
 from services.errors import InvalidRequest, NotFound
 
 LOCAL = "this machine, while akin up runs"
@@ -134,22 +135,22 @@ _keys = Key.__table__.c
 _HELD = select(_keys.id, _keys.scopes, _keys.catalog_id, _keys.public, _keys.origins, _keys.attributes).where(
     _keys.revoked_at.is_(None)
 )
-_BY_SECRET = _HELD.where(_keys.sha256 == bindparam("sha256"))
-_BY_ID = _HELD.where(_keys.id == bindparam("key"))
+_BY_SECRET = Prepared(_HELD.where(_keys.sha256 == bindparam("sha256")))
+_BY_ID = Prepared(_HELD.where(_keys.id == bindparam("key")))
 
 
 def authenticate(connection: Connection, secret: str) -> Held | None:
     """The key of a secret, unless revoked. Equal digests mean equal secrets, so a plain lookup leaks nothing."""
-    return _held(connection.execute(_BY_SECRET, {"sha256": _digest(secret)}).first())
+    return _held(_BY_SECRET.rows(connection, {"sha256": _digest(secret)}))
 
 
 def signed_in(connection: Connection, key_id: int) -> Held | None:
     """A key that is not revoked, by its id."""
-    return _held(connection.execute(_BY_ID, {"key": key_id}).first())
+    return _held(_BY_ID.rows(connection, {"key": key_id}))
 
 
-def _held(row: Row[*tuple[object, ...]] | None) -> Held | None:
-    return None if row is None else Held._make(row)
+def _held(rows: Sequence[Row]) -> Held | None:
+    return Held._make(rows[0]) if rows else None
 
 
 def by_id(session: Session, key_id: int) -> Key | None:
