@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -105,6 +106,7 @@ def _tell(services: Services, counter: _Counter, more: int) -> int:
     return 0 if answers is None else int(answers[0])
 
 
+@lru_cache(10_000)
 def _visitor(address: str | None) -> str:
     """Who is counted as one: an address; of IPv6 the /64, which one household has to itself."""
     try:

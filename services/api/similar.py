@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Final
@@ -16,6 +16,7 @@ from services import shelf
 from services.api import present, present_search, rate_limit
 from services.api.contract import JSON, Call, Router
 from services.api.schemas_widget import ShelfQuery, SimilarOut, attribute_of
+from services.caching import Recent
 from services.catalog.found import Found
 from services.catalog.keys import Scope
 from services.errors import Forbidden, InvalidRequest, Overloaded
@@ -27,6 +28,11 @@ RELEASE: Final = version("akin")
 # Of a filter that a visitor of a shop sends.
 MOST_CONDITIONS: Final = 10
 FRESHNESS = "max-age=60, stale-while-revalidate=600"
+BODY_BYTES: Final = 16 * 1024 * 1024
+
+# Of answers, all but the time they took, by their tags. (Names of collections, which are part of those, are random:
+# another database's answers cannot be met.)
+_bodies: Recent[str, str] = Recent(BODY_BYTES, seconds=600)
 
 
 @router.route(
@@ -60,9 +66,8 @@ def similar_items(call: Call[ShelfQuery, None], item_id: str) -> Response:
     if request.if_none_match.contains_weak(tag):
         response = Response(status=HTTPStatus.NOT_MODIFIED)
     else:
-        shown = shelf.shown(call.services, call.caller.catalog_id, choice, attributes, _rendered)
-        took_ms = 1000 * (time.perf_counter() - began)
-        response = Response(_answer(choice, shown, took_ms), mimetype=JSON)
+        text = _bodies.get(tag) or _body(call, choice, tag)
+        response = Response(f'{text}"took_ms":{1000 * (time.perf_counter() - began):.2f}}}', mimetype=JSON)
     response.set_etag(tag, weak=True)
     # Without the key in it, an address is the same for every catalog.
     shared = call.caller.public and "key" in request.args
@@ -70,35 +75,43 @@ def similar_items(call: Call[ShelfQuery, None], item_id: str) -> Response:
         "no-store" if choice.early else f"{'public' if shared else 'private'}, {FRESHNESS}"
     )
     if not shared:
-        response.vary.update(("Authorization", "Cookie"))
+        response.headers["Vary"] = "Authorization, Cookie"
     return response
 
 
+@lru_cache(1000)
 def _of(attributes: frozenset[str] | None) -> str:
     """Of a tag, what differs between keys that show different attributes."""
     return "" if attributes is None else f"{crc32(json.dumps(sorted(attributes)).encode()):08x}-"
 
 
-def _rendered(row: Found, attributes: frozenset[str] | None) -> str:
-    """The members of a hit that every answer with this picture and these attributes has alike."""
-    image, item = present_search.image(row), present.item(row, attributes)
-    return f'"image":{image.model_dump_json()},"item":{item.model_dump_json()}'
+def _body(call: Call[ShelfQuery, None], choice: Choice, tag: str) -> str:
+    """SimilarOut up to `took_ms`, which is its last member.
 
-
-def _answer(choice: Choice, shown: Mapping[int, str], took_ms: float) -> str:
-    """SimilarOut, put together from the pieces that are kept: making it of types takes as long as all else that such a
-    request costs.
+    It is put together by hand: making it of types takes as long as all else that such a request costs.
     """
-    living = [hit for hit in choice.hits if hit.image_id in shown]
+    rows = shelf.shown(call.services, call.caller.catalog_id, choice)
+    pictures = {image_id: _picture(row, call.caller.shown) for image_id, row in rows.items()}
+    living = [hit for hit in choice.hits if hit.image_id in rows]
     hits = (
-        f'{{"rank":{rank},"score":{hit.score!r},{shown[hit.image_id]},"likeness":{_likeness(hit)},"regions":null}}'
+        f'{{"rank":{rank},"score":{hit.score!r},{pictures[hit.image_id]},"likeness":{_likeness(hit)},"regions":null}}'
         for rank, hit in enumerate(living, start=1)
     )
-    others = (f"{{{shown[image_id]}}}" for image_id in choice.others if image_id in shown)
-    return (
+    others = (f"{{{pictures[image_id]}}}" for image_id in choice.others if image_id in rows)
+    text = (
         f'{{"hits":[{",".join(hits)}],"others":[{",".join(others)}],"encoder":{json.dumps(choice.encoder)},'
-        f'"index":{choice.index_id},"next_cursor":null,"explain":null,"took_ms":{took_ms:.2f}}}'
+        f'"index":{choice.index_id},"next_cursor":null,"explain":null,'
     )
+    # Not what changed meanwhile: the tag tells what was before.
+    if {image_id: row.updated_at for image_id, row in rows.items()} == choice.changed_at:
+        _bodies.put(tag, text, len(text))
+    return text
+
+
+def _picture(row: Found, attributes: frozenset[str] | None) -> str:
+    """The members that a hit and another picture have in common."""
+    image, item = present_search.image(row), present.item(row, attributes)
+    return f'"image":{image.model_dump_json()},"item":{item.model_dump_json()}'
 
 
 def _likeness(hit: Hit) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.catalog.found import LiveIndex
+from services.catalog.found import ItemInIndex
 from services.search import ranked
 from services.search.answer import Ranking
 from services.search.ranked import Query, Scope
@@ -18,15 +17,6 @@ from services.wiring import Services
 
 # Ranked beyond what is wanted, so that a ranking that was kept for a while still fills a page when some are gone.
 SPARE = 4
-
-
-@dataclass(frozen=True)
-class ItemInIndex:
-    """An item by its primary key, its oldest pictures, and the index that is live."""
-
-    index: LiveIndex
-    item_pk: int
-    image_ids: tuple[int, ...]
 
 
 def rank(
