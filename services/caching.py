@@ -110,13 +110,8 @@ def recall_many(services: Services, names: Sequence[str]) -> list[bytes | None]:
     return values or [None] * len(names)
 
 
-def remember(services: Services, name: str, value: bytes, seconds: int) -> None:
-    """Have the shared cache keep a value; one that is away keeps nothing."""
-    ask(services, lambda cache: cache.set(PREFIX + name, value, ex=seconds))
-
-
 def remember_soon(services: Services, name: str, value: bytes, seconds: int) -> None:
-    """The same without waiting; where too much waits already, it is not kept."""
+    """Have the shared cache keep a value, without waiting for it; where too much waits already, it is not kept."""
     with _waiting_lock:
         if len(_waiting) >= MOST_WAITING:
             return
@@ -143,7 +138,7 @@ def _send_waiting() -> None:
 
 
 def remember_many(services: Services, values: Mapping[str, bytes], seconds: int) -> None:
-    """The same of several values, in one round trip."""
+    """Have the shared cache keep some values, in one round trip; one that is away keeps nothing."""
     _send(services, [(name, value, seconds) for name, value in values.items()])
 
 

@@ -23,11 +23,17 @@ from services.errors import InvalidRequest, Overloaded, Unavailable
 
 REQUESTS = "akin:query"
 
-# Bounded in one step: two callers cannot both see the last free place.
+# An answer that nobody fetches (the caller gave up) goes by itself.
+ANSWER_SECONDS = 30
+
+# Bounded in one step: two callers cannot both see the last free place. A refusal is an answer too, the empty one, so
+# that a caller asks and waits in one round trip.
 _ENQUEUE = """
-if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
-redis.call('RPUSH', KEYS[1], ARGV[1])
-return 1
+if redis.call('LLEN', KEYS[1]) < tonumber(ARGV[2]) then
+  return redis.call('RPUSH', KEYS[1], ARGV[1])
+end
+redis.call('RPUSH', KEYS[2], '')
+return redis.call('EXPIRE', KEYS[2], ARGV[3])
 """
 
 
@@ -122,7 +128,6 @@ class QueryEncoder:
         self._redis = connection
         self._limit = queue_limit
         self._deadline = deadline
-        self._enqueue = connection.register_script(_ENQUEUE)
 
     def encode(self, encoder: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The vector (dimension,) of a preprocessed picture (size, size, 3) by the encoder with this SHA-256."""
@@ -154,13 +159,16 @@ class QueryEncoder:
     def _ask(self, kind: Kind, encoder: str, content: NDArray[np.uint8] | str) -> list[NDArray[np.float32]]:
         query = Query(f"akin:answer:{uuid.uuid4().hex}", encoder, content, time.time() + self._deadline, kind)
         try:
-            if not self._enqueue(keys=[REQUESTS], args=[query.pack(), self._limit]):
-                raise Overloaded("too many searches are waiting")
-            answer = self._redis.blpop([query.reply], timeout=self._deadline)
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.eval(_ENQUEUE, 2, REQUESTS, query.reply, query.pack(), self._limit, ANSWER_SECONDS)
+                pipe.blpop([query.reply], timeout=self._deadline)
+                _, answer = pipe.execute()
         except redis.RedisError as error:
             raise Unavailable("Redis does not answer", part="redis") from error
         if answer is None:
             raise Unavailable("no query process answered in time", part="query")
+        if not answer[1]:
+            raise Overloaded("too many searches are waiting")
         fields: dict[str, Any] = msgpack.unpackb(answer[1])
         if (detail := fields.get("error")) is None:
             return [_array(data, shape, np.float32) for shape, data in fields["arrays"]]

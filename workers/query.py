@@ -17,7 +17,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from services.encode_call import REQUESTS, Kind, Query, pack_answer, pack_refusal
+from services.encode_call import ANSWER_SECONDS, REQUESTS, Kind, Query, pack_answer, pack_refusal
 from services.encoders.agreement import agreement
 from services.encoders.base import Encoder
 from services.errors import AkinError, InvalidRequest
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 # How late a stop or a new heartbeat may be.
 WAIT_SECONDS = 0.5
-# An answer that nobody fetches (the caller gave up) goes by itself.
-ANSWER_SECONDS = 30
 
 
 def run(services: Services, stop: threading.Event) -> None:
@@ -47,10 +45,12 @@ def run(services: Services, stop: threading.Event) -> None:
 
 def answer_waiting(services: Services) -> int:
     """Answer one micro-batch, waiting for a first query if there is none; returns how many were answered."""
-    first = services.redis.blpop([REQUESTS], timeout=WAIT_SECONDS)
-    if first is None:
-        return 0
-    packed = [first[1], *(services.redis.lpop(REQUESTS, services.settings.query_batch - 1) or [])]
+    # In one round trip: Redis looks for others once the first is there.
+    with services.redis.pipeline(transaction=False) as pipe:
+        pipe.blpop([REQUESTS], timeout=WAIT_SECONDS)
+        pipe.lpop(REQUESTS, services.settings.query_batch - 1)
+        first, others = pipe.execute()
+    packed = [*([first[1]] if first else []), *(others or [])]
     groups: dict[Hashable, list[Query]] = defaultdict(list)
     for data in packed:
         try:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from services.caching import recall, remember
+from services.caching import recall, remember_soon
 from services.catalog import found
 from services.catalog.found import Known, LiveIndex
 from services.encoders.manifest import Manifest
@@ -224,7 +224,7 @@ class _Encoder:
 
     def _remembered(self, name: str, vector: Vector) -> Vector:
         unit = _unit(vector).astype(np.float32)
-        remember(self._services, f"vector:{self._index.encoder_sha256}:{name}", unit.tobytes(), REMEMBERED_SECONDS)
+        remember_soon(self._services, f"vector:{self._index.encoder_sha256}:{name}", unit.tobytes(), REMEMBERED_SECONDS)
         return unit
 
     def _stored(self, sha256: str) -> bytes:

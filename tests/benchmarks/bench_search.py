@@ -12,7 +12,6 @@ of the bare calls and of the service alternate, so that both meet the same noise
 
 from __future__ import annotations
 
-import http.client
 import json
 import statistics
 import threading
@@ -39,6 +38,7 @@ from services.images.decode import Limits
 from services.images.preprocess import preprocess
 from services.vectors.milvus import MIN_EF
 from tests.benchmarks.filled import LITE, MILVUS, SHARES, Filled, encode, filled_stack
+from tests.benchmarks.lean import Connection, request
 
 QUERIES = 64
 LIMIT = 20
@@ -121,24 +121,25 @@ class Bare:
 
 
 class Service:
-    """The HTTP API, over one kept connection for each thread."""
+    """The HTTP API, over one kept connection for each thread. To parse an answer is the business of who asked."""
 
     def __init__(self, filled: Filled, files: Sequence[bytes]) -> None:
         address = urlsplit(filled.state.api_url)
-        self._host, self._port = address.hostname or "", address.port
+        self._host, self._port = address.hostname or "", address.port or 80
         self._files = files
         self._local = threading.local()
         self._count = len(filled.ids)
-        self._headers = {"Authorization": f"Bearer {filled.state.api_key}"}
-        made = self._ask("POST", "/v1/admin/keys", json.dumps(PAGES_KEY).encode(), "application/json")
-        self._page = {"Authorization": f"Bearer {made['key']}", "Origin": PAGES_KEY["origins"][0]}
+        host = {"Host": address.netloc}
+        self._headers = {**host, "Authorization": f"Bearer {filled.state.api_key}"}
+        made = json.loads(self._ask("POST", "/v1/admin/keys", json.dumps(PAGES_KEY).encode(), "application/json"))
+        self._page = {**host, "Authorization": f"Bearer {made['key']}", "Origin": PAGES_KEY["origins"][0]}
 
-    def similar(self, number: int) -> dict[str, Any]:
+    def similar(self, number: int) -> bytes:
         """Similar items of an item."""
         path = f"/v1/items/{quote(f'item-{number % self._count}', safe='')}/similar?limit={LIMIT}"
         return self._ask("GET", path, headers=self._page)
 
-    def by_image(self, number: int) -> dict[str, Any]:
+    def by_image(self, number: int) -> bytes:
         """Search by an uploaded picture; bytes behind its end make it another, so that no answer is remembered."""
         data = self._files[number % len(self._files)] + str(number).encode()
         boundary = "akin-bench"
@@ -157,7 +158,7 @@ class Service:
         body = {"query": [{"item_id": f"item-{item}"}], "limit": RECALL_AT, "collapse": "none"}
         if wanted:
             body["filter"] = wanted
-        answer = self._ask("POST", "/v1/search", json.dumps(body).encode(), "application/json")
+        answer = json.loads(self._ask("POST", "/v1/search", json.dumps(body).encode(), "application/json"))
         return [int(hit["item"]["item_id"].removeprefix("item-")) for hit in answer["hits"]]
 
     def _ask(
@@ -167,25 +168,15 @@ class Service:
         body: bytes | None = None,
         media_type: str = "",
         headers: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
+    ) -> bytes:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = Connection(self._host, self._port)
         headers = {**(headers or self._headers), **({"Content-Type": media_type} if media_type else {})}
-        try:
-            status, content = self._exchange(method, path, body, headers)
-        except (http.client.HTTPException, ConnectionError):  # the server closes connections that rest
-            self._local.connection = None
-            status, content = self._exchange(method, path, body, headers)
+        status, content = connection.ask(request(method, path, headers, body))
         if status not in (200, 201):
             raise click.ClickException(f"{method} {path}: {status} {content[:200]!r}")
-        answer: dict[str, Any] = json.loads(content)
-        return answer
-
-    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = http.client.HTTPConnection(self._host, self._port, timeout=60)
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        return response.status, response.read()
+        return content
 
 
 def _latency(console: Console, bare: Bare, service: Service) -> None:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,6 +36,7 @@ from services.samples import MANIFEST_NAME, write_samples
 from services.stack.background import background_stack
 from services.stack.plan import api_command
 from services.stack.state import RunState
+from tests.benchmarks.lean import Connection, request
 from tests.servers import free_ports, wait_until
 
 ORIGIN = "https://shop.example"
@@ -91,19 +91,16 @@ def fill(state: RunState, folder: Path, pictures: int) -> tuple[str, str]:
     return item_id, key
 
 
-def rate(port: int, request: bytes, status: int, clients: int, server: psutil.Process) -> tuple[float, float]:
+def rate(port: int, question: bytes, status: int, clients: int, server: psutil.Process) -> tuple[float, float]:
     """Requests a second of so many clients, and the server's CPU milliseconds for one."""
     until = time.perf_counter() + SECONDS
     counts = [0] * clients
 
     def ask(number: int) -> None:
-        with (
-            socket.create_connection(("127.0.0.1", port), timeout=30) as connection,
-            connection.makefile("rb") as answer,
-        ):
+        with Connection("127.0.0.1", port) as connection:
             while time.perf_counter() < until:
-                connection.sendall(request)
-                _read(answer.readline, answer.read, status)
+                answered, _ = connection.ask(question)
+                assert answered == status, answered
                 counts[number] += 1
 
     before, began = _cpu_seconds(server), time.perf_counter()
@@ -115,18 +112,6 @@ def rate(port: int, request: bytes, status: int, clients: int, server: psutil.Pr
     total = sum(counts)
     assert total, "nothing was answered"
     return total / (time.perf_counter() - began), (_cpu_seconds(server) - before) / total * 1000
-
-
-def _read(line: Callable[[], bytes], read: Callable[[int], bytes], status: int) -> None:
-    """One answer; much less work than http.client makes of it, on a machine that the server shares."""
-    first = line()
-    assert int(first.split()[1]) == status, first
-    length = 0
-    while (header := line()) != b"\r\n":
-        name, _, value = header.partition(b":")
-        if name.lower() == b"content-length":
-            length = int(value)
-    read(length)
 
 
 def _cpu_seconds(server: psutil.Process) -> float:
@@ -148,16 +133,17 @@ def bench_widget(*, pictures: int, clients: int) -> None:
             address = urlsplit(f"{state.api_url}/v1/items/{item_id}/similar?limit=8&key={key}")
             api = psutil.Process(state.children["api"].pid)
             answer = httpx.get(address.geturl(), headers={"Origin": ORIGIN}).raise_for_status()
-            head = f"GET {address.path}?{address.query} HTTP/1.1\r\nHost: {address.netloc}\r\nOrigin: {ORIGIN}\r\n"
+            path, headers = f"{address.path}?{address.query}", {"Host": address.netloc, "Origin": ORIGIN}
+            again = {**headers, "If-None-Match": answer.headers["ETag"]}
             asked = {
-                EMPTY: (empty_port, f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{empty_port}\r\n\r\n", 200, empty_process),
-                CACHED: (port, f"{head}\r\n", 200, api),
-                UNCHANGED: (port, f"{head}If-None-Match: {answer.headers['ETag']}\r\n\r\n", 304, api),
+                EMPTY: (empty_port, request("GET", "/", {"Host": f"127.0.0.1:{empty_port}"}), 200, empty_process),
+                CACHED: (port, request("GET", path, headers), 200, api),
+                UNCHANGED: (port, request("GET", path, again), 304, api),
             }
             measured: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
             for _ in range(ROUNDS):
-                for what, (to, request, status, process) in asked.items():
-                    measured[what].append(rate(to, request.encode(), status, clients, process))
+                for what, (to, question, status, process) in asked.items():
+                    measured[what].append(rate(to, question, status, clients, process))
     _print(measured, len(answer.json()["hits"]), len(answer.content), clients)
 
 

@@ -62,7 +62,7 @@ def test_of_a_cache_that_does_not_say_what_it_uses_nothing_is_known(tmp_path: Pa
 def test_a_cache_that_is_full_is_still_read(tmp_path: Path) -> None:
     answers = {b"SET": b"-OOM command not allowed when used memory > 'maxmemory'.\r\n", b"GET": bulk(b"kept")}
     with answering(tmp_path, answers) as services:
-        caching.remember(services, "one", b"value", 60)
+        caching.remember_many(services, {"one": b"value"}, 60)
 
         assert caching.recall(services, "other") == b"kept"
 
