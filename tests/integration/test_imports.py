@@ -565,6 +565,21 @@ def test_a_single_upload_is_embedded_before_an_import_that_came_first(
     assert fresh == EmbeddingState.INDEXED
 
 
+def test_the_first_pictures_of_an_import_are_not_held_up_by_a_large_piece(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "FIRST_ENTRIES", 2)
+    monkeypatch.setattr(accepting, "ENTRIES_AT_ONCE", 5)
+    job = akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(8)})
+
+    accepted = []
+    for _ in range(3):
+        accepting.take_turn(akin.services)
+        accepted.append(_accepted(akin)[job["id"]])
+
+    assert accepted == [2, 7, 8]
+
+
 def test_imports_and_catalogs_take_turns(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "ENTRIES_AT_ONCE", 2)
     akin.call("POST", "/v1/catalogs", json={"name": "other"})

@@ -27,6 +27,7 @@ from services.encoders.shipped import ShippedEncoder, shipped
 from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder
 from services.errors import ConfigurationError, EncoderError
 from services.images.preprocess import Preprocessing
+from tests.torch_threads import torch_threads
 
 DIMENSION = 24
 
@@ -320,11 +321,8 @@ def test_manifests_protocol_and_shipped_encoders_need_no_torch() -> None:
 
 @pytest.fixture
 def three_cores() -> Iterator[None]:
-    """Torch computes on three cores, whatever there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(3):
+        yield
 
 
 @pytest.mark.usefixtures("three_cores")
@@ -333,9 +331,9 @@ class TestOnSeveralCores:
         pictures = noise(37)
         encoder = TorchEncoder(*checkpoint, device="cpu")
         together = encoder.encode(pictures)
-        torch.set_num_threads(1)
-        np.testing.assert_allclose(together, encoder.encode(pictures), atol=1e-5)
-        np.testing.assert_allclose(together[:1], encoder.encode(pictures[:1]), atol=1e-5)
+        with torch_threads(1):
+            np.testing.assert_allclose(together, encoder.encode(pictures), atol=1e-5)
+            np.testing.assert_allclose(together[:1], encoder.encode(pictures[:1]), atol=1e-5)
 
     def test_each_core_computes_a_part_of_its_own(self) -> None:
         all_compute = threading.Barrier(3)

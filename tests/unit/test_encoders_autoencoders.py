@@ -19,6 +19,7 @@ from services.encoders.torch_encoder import LARGEST_PIXELS, TorchEncoder
 from services.errors import EncoderError
 from services.images.preprocess import Preprocessing
 from services.training.decoders import build_decoder
+from tests.torch_threads import torch_threads
 from tests.unit.test_encoders import checkpoint_with, noise
 
 # Architecture, options, side of the pictures, shape of the code, numbers of the embedding.
@@ -174,17 +175,13 @@ class TestPooling:
         seen: list[int] = []
         encoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
 
-        threads = torch.get_num_threads()
-        try:
-            torch.set_num_threads(1)
+        with torch_threads(1):
             codes = encoder.encode(batch)
-            assert seen == [16, 1]
-            seen.clear()
-            torch.set_num_threads(4)
+        assert seen == [16, 1]
+        seen.clear()
+        with torch_threads(4):
             encoder.encode(batch)
-            assert sorted(seen) == [1, 4, 4, 4, 4]  # four at a time
-        finally:
-            torch.set_num_threads(threads)
+        assert sorted(seen) == [1, 4, 4, 4, 4]  # four at a time
         np.testing.assert_allclose(codes[-1:], encoder.encode(batch[-1:]), atol=1e-5)
 
 

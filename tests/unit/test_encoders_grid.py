@@ -16,6 +16,7 @@ from services.encoders.shipped import shipped
 from services.encoders.torch_encoder import LARGEST_GRID, TorchEncoder
 from services.errors import EncoderError
 from services.samples import COLOURS, PATTERNS, draw_fabric
+from tests.torch_threads import torch_threads
 from tests.unit.test_encoders import checkpoint_with, noise
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -56,15 +57,11 @@ class TestGrid:
     def test_of_a_library_network_is_each_pictures_own_on_several_cores(self) -> None:
         encoder = encoder_of("torchvision:mobilenet_v3_small", {}, 32)
         pictures = noise(48, 32)
-        threads = torch.get_num_threads()
-        try:
-            torch.set_num_threads(1)
+        with torch_threads(1):
             alone = encoder.grid(pictures)
-            torch.set_num_threads(4)
+        with torch_threads(4):
             for _ in range(5):
                 np.testing.assert_allclose(encoder.grid(pictures), alone, atol=1e-4)
-        finally:
-            torch.set_num_threads(threads)
 
     @pytest.mark.parametrize("pool", ["avg", "gem"])
     @pytest.mark.parametrize("dimension", [None, 12])

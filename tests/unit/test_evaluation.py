@@ -39,6 +39,7 @@ from services.images.decode import Limits
 from services.images.pool import DecodePool
 from services.images.preprocess import Pixels, Preprocessing, preprocess
 from services.images.thumbnails import thumbnail
+from tests.torch_threads import torch_threads
 
 CLOTHING = (Path(__file__).parents[2] / "../shared/data/clothing.zip").resolve()
 LIMITS = Limits(max_bytes=1_000_000, max_pixels=1_000_000)
@@ -50,10 +51,8 @@ HUES = {"blue": (40, 60, 200), "green": (30, 170, 60), "red": (210, 40, 40)}
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Batches this small gain nothing from a second thread and wait for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

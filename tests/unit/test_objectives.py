@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from services.errors import InvalidRequest
 from services.training.contrastive import ContrastiveObjective
 from services.training.metric import MetricObjective, balanced_batches
+from tests.torch_threads import torch_threads
 
 TEMPERATURE = 0.2
 METHODS = ("simclr", "vicreg", "byol", "fastsiam", "dino")
@@ -25,11 +26,9 @@ WIDTH = 8
 
 @pytest.fixture(autouse=True)
 def one_thread_and_seed() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 class Encoder(nn.Module):

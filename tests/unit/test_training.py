@@ -39,6 +39,7 @@ from services.training.recipe import Contrastive, Metric, Optimiser, Recipe, Whi
 from services.training.recipes import RECIPES, find_recipe
 from services.training.run import Outcome, Progress, Source, train
 from services.training.state import identity_of
+from tests.torch_threads import torch_threads
 
 LIMITS = Limits(max_bytes=1_000_000, max_pixels=1_000_000)
 CPU = torch.device("cpu")
@@ -48,10 +49,8 @@ SMALL = {"stem": 4, "stem_stride": 2, "widths": [8, 16], "blocks": [1, 1], "pool
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Batches this small gain nothing from a second thread and wait for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture
