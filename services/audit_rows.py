@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from services import embedding, finishing
+from services import finishing, purging
 from services.catalog import entries, ledger, stale
 from services.catalog.audits import Finding, Kind, Piece, Place
 from services.wiring import Services
@@ -42,7 +42,7 @@ def find_deleting(services: Services, repair: bool, place: Place) -> Piece:
     with services.database.reading() as session:
         found = stale.deleting(session, place.get("after", 0), AT_ONCE)
     if repair and found:
-        embedding.purge(services, REPAIR_SECONDS)
+        purging.purge(services, REPAIR_SECONDS)
     with services.database.reading() as session:
         left = stale.remaining(session, [row.id for row in found])
     findings = [

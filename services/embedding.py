@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from services import content, kept_vectors, refreshing, writing
-from services.catalog import entries, indexes, ledger, removal, turns
+from services import content, pace, refreshing, writing
+from services.catalog import entries, indexes, ledger, turns
 from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
 from services.catalog.models import IndexRow
-from services.config import Settings
 from services.encoders.manifest import Manifest
 from services.errors import AkinError, ConfigurationError, ImageReason, ImageRejected, NotFound, Unavailable
 from services.queue import Task
@@ -33,20 +32,11 @@ from services.wiring import Services
 logger = logging.getLogger(__name__)
 
 TASK_SECONDS = 20.0
-PURGE_AT_ONCE = 1000
-# Of an encoder that this process has not used yet, so many pictures are claimed at first. Of one that it has, no more
-# than are encoded in this part of a lease: a batch is claimed while the one before is encoded, and decoded as well.
-FIRST_BATCH = 16
-SHARE_OF_LEASE = 0.2
 # Pictures after which it is asked whether the lease still lasts.
 DECODED_AT_ONCE = 32
 LATE = "encoding took longer than AKIN_LEASE_SECONDS: make that longer, or AKIN_EMBED_BATCH smaller"
 # The decoder may have failed for want of memory or time, not because of the picture: worth another try.
 RETRIED = (ImageReason.TIMEOUT, ImageReason.CRASHED)
-
-
-# Seconds that an encoder took for a picture the last time, by its sha256.
-_pace: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -164,16 +154,9 @@ def _claim(services: Services, index_id: int) -> tuple[Lease, IndexRow] | None:
             entries.settle(session, exhausted)
         lease = None
         if index is not None:
-            limit = _at_once(settings, index.encoder.sha256)
+            limit = pace.at_once(index.encoder.sha256, settings.embed_batch, settings.lease_seconds)
             lease = ledger.claim(session, index_id, limit=limit, lease=timedelta(seconds=settings.lease_seconds))
     return (lease, index) if lease and index else None
-
-
-def _at_once(settings: Settings, encoder: str) -> int:
-    seconds = _pace.get(encoder)
-    if seconds is None:
-        return min(FIRST_BATCH, settings.embed_batch)
-    return max(1, min(settings.embed_batch, int(SHARE_OF_LEASE * settings.lease_seconds / seconds)))
 
 
 @dataclass
@@ -254,7 +237,7 @@ def encode(services: Services, batch: Batch) -> Encoded | None:
             encoder = services.encoders.encoder(batch.encoder)
             began = time.monotonic()
             vectors = encoder.encode(batch.pixels)
-            _pace[batch.encoder] = max(time.monotonic() - began, 1e-9) / len(batch.claims)
+            pace.took(batch.encoder, len(batch.claims), time.monotonic() - began)
         directed: NDArray[np.bool_] = np.any(vectors, axis=1)
         good = tuple(claim for claim, has_direction in zip(batch.claims, directed, strict=True) if has_direction)
         degenerate = tuple(claim for claim, has_one in zip(batch.claims, directed, strict=True) if not has_one)
@@ -322,33 +305,3 @@ def _mark_rejected(session: Session, encoded: Encoded) -> None:
     for claim, error in encoded.rejected:
         mark = ledger.mark_for_retry if error.reason in RETRIED else ledger.mark_failed
         mark(session, encoded.lease, claim.embedding_id, error.code, error.detail)
-
-
-def purge(services: Services, seconds: float = TASK_SECONDS) -> int:
-    """Delete vectors of deleted images, and their rows once Milvus proves them gone; returns how many.
-
-    What the time does not suffice for is left to the next run.
-
-    Raises:
-        Unavailable: Milvus or the database is away; nothing is forgotten that was not proven gone.
-    """
-    until = time.monotonic() + seconds
-    purged = 0
-    while time.monotonic() < until:
-        with services.database.reading() as session:
-            deletion = removal.deletable(session, PURGE_AT_ONCE)
-        if deletion is None:
-            break
-        try:
-            kept_vectors.drop(services, deletion.collection, deletion.image_ids)
-            services.vectors.delete(deletion.collection, deletion.image_ids)
-            left = services.vectors.present(deletion.collection, deletion.image_ids, strong=True)
-        except NotFound:
-            left = set()  # never written to, or dropped with its index
-        if left:
-            logger.warning("Milvus still holds %d deleted vectors of %s", len(left), deletion.collection)
-            break
-        with services.database.transaction() as session:
-            removal.forget(session, deletion)
-        purged += len(deletion.image_ids)
-    return purged

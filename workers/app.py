@@ -20,6 +20,7 @@ from services import (
     embedding,
     finishing,
     housekeeping,
+    purging,
     reindex,
     webhooks,
 )
@@ -48,7 +49,7 @@ def embed() -> None:
 def purge() -> None:
     """Remove what was deleted: vectors, rows, bytes, retired collections."""
     services().queue.taken(Task.PURGE)
-    embedding.purge(services())
+    purging.purge(services())
     reindex.drop_retired(services())
     content.collect_orphans(services())
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import delete, func, insert, literal, select, update
 
-from services import audit, audit_bytes, audit_vectors, content, embedding
+from services import audit, audit_bytes, audit_vectors, content, embedding, purging
 from services.catalog import audits, catalogs, jobs
 from services.catalog.database import now
 from services.catalog.models import Catalog, Embedding, Image, IndexRow, Job, JobEntry, OrphanBlob
@@ -146,7 +146,7 @@ def test_vectors_of_deleted_pictures_are_orphans_once_their_rows_are_gone(akin: 
     for item in ("a", "b"):
         assert akin.call("DELETE", f"/v1/items/{item}").status_code == 204
     on_its_way = run(akin, repair=True)
-    assert embedding.purge(akin.services) == 2
+    assert purging.purge(akin.services) == 2
     akin.services.vectors.upsert(index.collection, [first], vector)  # a worker that outlived its lease
 
     late = run(akin, repair=True)
@@ -379,7 +379,7 @@ def test_a_picture_deleted_between_the_reads_of_ledger_and_vectors_lacks_no_vect
 
     def delete_and_purge() -> None:
         akin.call("DELETE", f"/v1/images/{first}")
-        embedding.purge(akin.services)
+        purging.purge(akin.services)
 
     job = at_the_read_of_vectors(akin, monkeypatch, before=delete_and_purge)
 
@@ -393,7 +393,7 @@ def test_a_vector_purged_between_the_reads_of_vectors_and_ledger_is_no_orphan(
     first, *_ = fill(akin, pictures)
     assert akin.call("DELETE", f"/v1/images/{first}").status_code == 204
 
-    job = at_the_read_of_vectors(akin, monkeypatch, after=lambda: embedding.purge(akin.services))
+    job = at_the_read_of_vectors(akin, monkeypatch, after=lambda: purging.purge(akin.services))
 
     assert akin.services.vectors.count(live(akin).collection, strong=True) == len(pictures) - 1
     assert found(job) == {}
@@ -468,7 +468,7 @@ def test_uploads_and_deletes_meanwhile_are_not_taken_for_disagreement(either_aki
         try:
             while not stop.is_set():
                 embedding.drain(services)
-                embedding.purge(services)
+                purging.purge(services)
         except BaseException as error:  # noqa: BLE001
             failures.append(error)
         finally:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from services import content, deletion, embedding, reindex
+from services import content, deletion, embedding, purging, reindex
 from services.catalog import catalogs, removal
 from services.catalog.database import now
 from services.catalog.models import Embedding, Image, Item, OrphanBlob
@@ -60,7 +60,7 @@ def test_what_was_deleted_is_gone_from_milvus_and_later_from_the_blobs(either_ak
     with akin.services.database.reading() as session:
         collection = catalogs.live_index(session, akin.catalog_id).collection
 
-    assert embedding.purge(akin.services) == 2
+    assert purging.purge(akin.services) == 2
     assert akin.services.vectors.count(collection) == 4
     with akin.services.database.transaction() as session:
         assert session.scalar(select(func.count()).select_from(Image)) == 4
@@ -155,7 +155,7 @@ def test_a_picture_in_a_workers_hands_is_gone_all_the_same(either_akin: Akin) ->
     assert akin.services.vectors.present(batch.collection, [image_id], strong=True) == set()
     with akin.services.database.transaction() as session:
         session.execute(update(Embedding).values(lease_until=now() - removal.WRITE_MARGIN - timedelta(seconds=1)))
-    assert embedding.purge(akin.services) == 1
+    assert purging.purge(akin.services) == 1
 
 
 def test_a_collection_in_a_workers_hands_is_not_dropped_under_it(akin: Akin) -> None:

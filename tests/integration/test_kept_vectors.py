@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from services import caching, embedding, kept_vectors
+from services import caching, kept_vectors, purging
 from services.catalog import catalogs, found
 from services.catalog.found import LiveIndex
 from services.errors import Unavailable
@@ -101,7 +101,7 @@ def test_the_vector_of_a_deleted_picture_is_dropped(akin: Akin) -> None:
     index, mug, jug = live_index(akin), image_of(akin, "mug"), image_of(akin, "jug")
 
     assert akin.call("DELETE", "/v1/items/mug").status_code == 204
-    embedding.purge(akin.services)
+    purging.purge(akin.services)
 
     assert list(kept_vectors.recalled(akin.services, index.collection, [mug, jug])) == [jug]
 

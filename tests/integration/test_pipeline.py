@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from services import accepting, content, embedding, reindex
+from services import accepting, content, embedding, pace, purging, reindex
 from services.catalog import catalogs, indexes, jobs, ledger
 from services.catalog.database import now
 from services.catalog.models import Embedding, Image, IndexRow, OrphanBlob
@@ -125,7 +125,7 @@ def test_a_deleted_picture_is_gone_at_once_and_everywhere_soon(either_akin: Akin
 
     assert [hit["image"]["id"] for hit in akin.search(picture(2))["hits"]] == [keep["image_id"]]
     assert akin.call("GET", "/v1/items/drop").status_code == 404
-    assert embedding.purge(akin.services) == 1
+    assert purging.purge(akin.services) == 1
     assert vectors_in(akin, live(akin)) == 1
     with akin.services.database.transaction() as session:
         assert session.scalars(select(Image.id)).all() == [keep["image_id"]]
@@ -139,7 +139,7 @@ def test_bytes_uploaded_again_are_kept_from_collection(akin: Akin) -> None:
     akin.upload(picture(1), "first")
     akin.work()
     akin.call("DELETE", "/v1/items/first")
-    embedding.purge(akin.services)
+    purging.purge(akin.services)
     with akin.services.database.transaction() as session:
         session.execute(update(OrphanBlob).values(since=now() - 2 * content.GRACE))
 
@@ -172,9 +172,9 @@ def test_a_worker_that_dies_between_write_and_mark_leaves_no_vector_of_a_deleted
     akin.services.vectors.upsert(index.collection, [deleted["image_id"]], unit)  # and here it dies
 
     akin.call("DELETE", f"/v1/images/{deleted['image_id']}")
-    assert embedding.purge(akin.services) == 0  # the lease has not ended: the worker might still write
+    assert purging.purge(akin.services) == 0  # the lease has not ended: the worker might still write
     let_leases_end(akin)
-    assert embedding.purge(akin.services) == 1
+    assert purging.purge(akin.services) == 1
 
     assert akin.services.vectors.count(index.collection) == 0
 
@@ -196,9 +196,9 @@ def test_a_slow_worker_does_not_delete_what_the_next_one_wrote(akin: Akin) -> No
 def test_no_more_pictures_are_claimed_than_are_encoded_long_before_the_lease_ends(
     akin: Akin, monkeypatch: pytest.MonkeyPatch, seconds: float | None, claimed: int
 ) -> None:
-    monkeypatch.setattr(embedding, "FIRST_BATCH", 2)
+    monkeypatch.setattr(pace, "FIRST_BATCH", 2)
     known = {} if seconds is None else {live(akin).encoder.sha256: seconds}
-    monkeypatch.setattr(embedding, "_pace", known)
+    monkeypatch.setattr(pace, "_seconds", known)
     akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(5)})
     accepting.accept_pending(akin.services)
 
@@ -206,7 +206,7 @@ def test_no_more_pictures_are_claimed_than_are_encoded_long_before_the_lease_end
 
     assert batch is not None and len(batch.claims) == claimed
     assert akin.write(batch) == claimed
-    assert 0 < embedding._pace[batch.encoder] < 30
+    assert 0 < pace._seconds[batch.encoder] < 30
 
 
 def test_pictures_that_hang_hold_a_worker_no_longer_than_its_lease(akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:

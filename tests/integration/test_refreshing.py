@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
-from services import embedding, refreshing, writing
+from services import embedding, purging, refreshing, writing
 from services.catalog import catalogs, items
 from services.catalog.database import now
 from services.catalog.filters import parse
@@ -195,9 +195,9 @@ def test_a_picture_deleted_while_it_is_refreshed_leaves_no_vector(
     assert refreshing.refresh(akin.services, index_of(akin.services).id) == 2
 
     assert vectors_of(akin).keys() == set(ids[1:])
-    assert embedding.purge(akin.services) == 0, "its lease has not ended"
+    assert purging.purge(akin.services) == 0, "its lease has not ended"
     end_leases(akin)
-    assert embedding.purge(akin.services) == 1
+    assert purging.purge(akin.services) == 1
     assert rows(akin) == [("indexed", 1, True)] * 3
 
 

@@ -23,6 +23,7 @@ from services.encoders.batches import Batches
 from services.encoders.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, Checkpoint, digest, read, save
 from services.encoders.manifest import Manifest, Training, TrainingData, parse_manifest
 from services.encoders.normalisation import to_input
+from services.encoders.resnet import Pointwise
 from services.encoders.shipped import ShippedEncoder, shipped
 from services.encoders.torch_encoder import LARGEST_BATCH, TorchEncoder
 from services.errors import ConfigurationError, EncoderError
@@ -199,6 +200,25 @@ class TestEncoding:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+class TestPointwise:
+    @pytest.mark.parametrize(("inputs", "outputs"), [(4, 8), (3, 5), (16, 32)])
+    def test_is_a_convolution_with_a_stride_and_so_are_its_gradients(self, inputs: int, outputs: int) -> None:
+        torch.manual_seed(0)
+        pictures = torch.rand(3, inputs, 7, 10)
+        pointwise = Pointwise(inputs, outputs, 2).to(memory_format=torch.channels_last)
+        usual = torch.nn.Conv2d(inputs, outputs, 1, 2, bias=False)
+        usual.load_state_dict(pointwise.state_dict())
+        results = []
+        for network, order in ((pointwise, torch.channels_last), (usual, torch.contiguous_format)):
+            asked = pictures.to(memory_format=order).requires_grad_()
+            with torch_threads(1):
+                made = network(asked)
+                made.square().sum().backward()
+            results.append((made, asked.grad, network.weight.grad))
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 class TestCheckpoint:
