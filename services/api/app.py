@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from flask import Flask, Request, Response
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -120,6 +122,8 @@ class Sessions(SecureCookieSessionInterface):
 
 
 def _harden(response: Response) -> Response:
+    if response.status_code == HTTPStatus.NOT_MODIFIED:  # the headers of what the client has go on to hold
+        return response
     headers = response.headers
     if POLICY not in headers:  # some pages have one of their own
         headers.add(POLICY, CONTENT_POLICY)
