@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from flask import Blueprint, Response, current_app, request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from werkzeug.datastructures import FileStorage, MultiDict
 
 from services.api.auth import Caller, authenticate
@@ -103,7 +104,8 @@ class Router:
         Args:
             files: members of `body` that are files of a form.
             bulk: the body may be as large as AKIN_MAX_REQUEST_BYTES, instead of about one picture.
-            returns: the answer's type; without it and without `media_types` the answer is empty.
+            returns: the answer's type, of which the function may return the members as a dictionary; without it and
+                without `media_types` the answer is empty.
             media_types: what the function's own Response may contain instead of JSON.
             errors: beyond those that every route can raise.
             repeatable: a POST may have an Idempotency-Key; not where the answer is a secret, which is not kept.
@@ -236,7 +238,8 @@ def _answer(result: Any, status: HTTPStatus, versioned: bool = False) -> Respons
         return result
     if result is None:
         return Response(status=status)
-    response = Response(result.model_dump_json(), status, mimetype=JSON)
+    text = to_json(result) if isinstance(result, dict) else result.model_dump_json()
+    response = Response(text, status, mimetype=JSON)
     if versioned:
         response.set_etag(hashlib.sha256(repr(result.version()).encode()).hexdigest()[:32], weak=True)
         response.headers["Cache-Control"] = "private, no-cache"

@@ -35,19 +35,26 @@ MOST_IMAGES = 100
 
 def item(row: Item | Found, shown: Collection[str] | None = None) -> ItemOut:
     """An item without its pictures, with those of its attributes that are shown, or with all."""
+    return ItemOut(**item_members(row, shown))
+
+
+def item_members(row: Item | Found, shown: Collection[str] | None = None) -> dict[str, Any]:
+    """The same as a plain dictionary: searches show dozens at once, and to make types of them takes three times as
+    long.
+    """
     path = f"/v1/items/{quote(row.item_id, safe='')}"
     attributes = row.attributes
     if shown is not None:
         attributes = {name: value for name, value in attributes.items() if name in shown}
-    return ItemOut(
-        item_id=row.item_id,
-        title=row.title,
-        url=row.url,
-        attributes=attributes,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        links={"self": path, "similar": f"{path}/similar"},
-    )
+    return {
+        "item_id": row.item_id,
+        "title": row.title,
+        "url": row.url,
+        "attributes": attributes,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "links": {"self": path, "similar": f"{path}/similar"},
+    }
 
 
 def item_detail(session: Session, row: Item) -> ItemDetail:
@@ -64,23 +71,28 @@ def image(row: Image) -> ImageOut:
 
 def picture(row: Image | Found, item_id: str, created_at: datetime) -> ImageOut:
     """A picture and the client's id of its item; rows of searches call their two moments otherwise."""
+    return ImageOut(**picture_members(row, item_id, created_at))
+
+
+def picture_members(row: Image | Found, item_id: str, created_at: datetime) -> dict[str, Any]:
+    """The same as a plain dictionary."""
     path = f"/v1/images/{row.id}"
-    return ImageOut(
-        id=row.id,
-        item_id=item_id,
-        sha256=row.sha256,
-        format=row.format,
-        width=row.width,
-        height=row.height,
-        size_bytes=row.size_bytes,
-        created_at=created_at,
-        links={
+    return {
+        "id": row.id,
+        "item_id": item_id,
+        "sha256": row.sha256,
+        "format": row.format,
+        "width": row.width,
+        "height": row.height,
+        "size_bytes": row.size_bytes,
+        "created_at": created_at,
+        "links": {
             "self": path,
             "content": f"{path}/content",
             "thumbnail": f"{path}/thumbnail",
             "item": f"/v1/items/{quote(item_id, safe='')}",
         },
-    )
+    }
 
 
 def image_state(session: Session, row: Image) -> ImageState:

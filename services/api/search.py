@@ -7,8 +7,9 @@ from typing import Any
 from services.api import present_search
 from services.api.contract import FORM, JSON, Call, Router
 from services.api.errors import described
+from services.api.present_search import Members
 from services.api.schemas import Problem
-from services.api.schemas_search import BatchOut, BatchRequest, SearchBody, SearchFailed, SearchOut, SearchRequest
+from services.api.schemas_search import BatchOut, BatchRequest, SearchBody, SearchOut, SearchRequest
 from services.catalog.keys import Scope
 from services.errors import (
     AkinError,
@@ -38,7 +39,7 @@ ERRORS = (ImageRejected, Overloaded, Conflict, FetchRefused, FetchFailed)
     returns=SearchOut,
     errors=(*ERRORS, Gone),
 )
-def search_by_image(call: Call[None, SearchRequest]) -> SearchOut:
+def search_by_image(call: Call[None, SearchRequest]) -> Members:
     """Pictures of the catalog that look like what is sent or named.
 
     Pictures that are sent are not kept. What the query names of the catalog is not among the hits. In a form `crop`,
@@ -56,20 +57,20 @@ def search_by_image(call: Call[None, SearchRequest]) -> SearchOut:
 @router.route(
     "POST", "/v1/search/batch", scope=Scope.SEARCH, body=BatchRequest, bulk=True, returns=BatchOut, errors=ERRORS
 )
-def search_batch(call: Call[None, BatchRequest]) -> BatchOut:
+def search_batch(call: Call[None, BatchRequest]) -> Members:
     """Several searches at once: faster than one after the other. Each has its own answer or error."""
     asked = [_search(body) for body in call.body.searches]
     searches = [search for search in asked if isinstance(search, Search)]
     answers = iter(run.batch(call.services, call.caller.catalog_id, searches))
     outcomes: list[Any] = [next(answers) if isinstance(search, Search) else search for search in asked]
-    return BatchOut(
-        results=[
-            SearchFailed(error=Problem.model_validate(described(outcome)))
+    return {
+        "results": [
+            {"error": Problem.model_validate(described(outcome))}
             if isinstance(outcome, AkinError)
             else present_search.search(outcome)
             for outcome in outcomes
         ]
-    )
+    }
 
 
 def _search(body: SearchBody) -> Search | AkinError:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from flask import Response, request
+from pydantic_core import to_json
 from werkzeug.datastructures import Headers
 
 from services import shelf
-from services.api import present, present_search, rate_limit
+from services.api import present_search, rate_limit
 from services.api.contract import JSON, Call, Router
 from services.api.schemas_widget import ShelfQuery, SimilarOut, attribute_of
 from services.caching import Recent
-from services.catalog.found import Found
 from services.catalog.keys import Scope
 from services.errors import Forbidden, InvalidRequest, Overloaded
-from services.shelf import Choice, Hit, Question
+from services.shelf import Choice, Question
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -102,35 +102,23 @@ def _of(attributes: frozenset[str] | None) -> str:
 
 
 def _body(call: Call[ShelfQuery, None], choice: Choice, tag: str) -> str:
-    """SimilarOut up to `took_ms`, which is its last member.
-
-    It is put together by hand: making it of types takes as long as all else that such a request costs.
-    """
+    """SimilarOut up to `took_ms`, which is its last member."""
     rows = shelf.shown(call.services, call.caller.catalog_id, choice)
-    pictures = {image_id: _picture(row, call.caller.shown) for image_id, row in rows.items()}
+    pictured = {image_id: present_search.pictured(row, call.caller.shown) for image_id, row in rows.items()}
     living = [hit for hit in choice.hits if hit.image_id in rows]
-    hits = (
-        f'{{"rank":{rank},"score":{hit.score!r},{pictures[hit.image_id]},"likeness":{_likeness(hit)},"regions":null}}'
-        for rank, hit in enumerate(living, start=1)
-    )
-    others = (f"{{{pictures[image_id]}}}" for image_id in choice.others if image_id in rows)
-    text = (
-        f'{{"hits":[{",".join(hits)}],"others":[{",".join(others)}],"encoder":{json.dumps(choice.encoder)},'
-        f'"index":{choice.index_id},"next_cursor":null,"explain":null,'
-    )
+    members = {
+        "hits": [
+            present_search.hit(rank, hit.score, pictured[hit.image_id], hit.likeness)
+            for rank, hit in enumerate(living, start=1)
+        ],
+        "others": [pictured[image_id] for image_id in choice.others if image_id in rows],
+        "encoder": choice.encoder,
+        "index": choice.index_id,
+        "next_cursor": None,
+        "explain": None,
+    }
+    text = f"{to_json(members).decode().removesuffix('}')},"
     # Not what changed meanwhile: the tag tells what was before.
     if {image_id: row.updated_at for image_id, row in rows.items()} == choice.changed_at:
         _bodies.put(tag, text, len(text))
     return text
-
-
-def _picture(row: Found, attributes: frozenset[str] | None) -> str:
-    """The members that a hit and another picture have in common."""
-    image, item = present_search.image(row), present.item(row, attributes)
-    return f'"image":{image.model_dump_json()},"item":{item.model_dump_json()}'
-
-
-def _likeness(hit: Hit) -> str:
-    told = hit.likeness
-    # A kind is a plain word.
-    return "null" if told is None else f'{{"kind":"{told.kind}","probability":{told.probability!r}}}'

@@ -23,6 +23,9 @@ from werkzeug.serving import make_server
 
 from services import facets
 from services.answers import SearchFailure, SearchResult
+from services.api.schemas import Schema
+from services.api.schemas_search import BatchOut, SearchOut
+from services.api.schemas_widget import SimilarOut
 from services.catalog import catalogs, items
 from services.catalog.items import ItemFields
 from services.catalog.items import Picture as Bytes
@@ -35,6 +38,7 @@ from services.errors import InvalidRequest
 from services.queries import Part
 from services.search import filtering, neighbours, ranked
 from tests.integration.conftest import Akin, _akin, picture
+from tests.servers import wait_until
 
 SHOP = 24
 
@@ -378,16 +382,19 @@ def test_similar_items_take_filter_collapse_and_diversity(shop: Akin) -> None:
 
 
 def test_what_was_encoded_once_is_not_encoded_again_for_a_while(shop: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(picture(555))
+    def kept() -> set[bytes]:
+        return set(shop.services.cache.scan_iter("akin:cache:vector:*"))
+
+    data, earlier = encoded(picture(555)), kept()
     first = search(shop, image=data)
+    wait_until(lambda: kept() > earlier, "the vector is kept")
     busy = QueryEncoder(shop.services.redis, queue_limit=0, deadline=1)
     monkeypatch.setitem(vars(shop.services), "query_encoder", busy)
 
     assert search(shop, image=data)["hits"] == first["hits"]
     refused(shop, 429, "overloaded", image=encoded(picture(556)))
     refused(shop, 429, "overloaded", image=data, crop={"x": 0, "y": 0, "width": 0.5, "height": 1})
-    kept = list(shop.services.cache.scan_iter("akin:cache:vector:*"))
-    assert all(0 < shop.services.cache.ttl(name) <= 600 for name in kept)
+    assert all(0 < shop.services.cache.ttl(name) <= 600 for name in kept())
 
 
 def test_searches_do_without_a_cache_that_is_away(shop: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,6 +451,27 @@ def test_several_searches_at_once_are_answered_like_one_after_the_other(shop: Ak
             assert scores[0] == pytest.approx(scores[1], abs=1e-5)
         else:
             assert {name: value for name, value in result["error"].items() if value is not None} == alone.json
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "documented"),
+    [
+        ("/v1/search", {"query": [{"item_id": "item-1"}]}, SearchOut),
+        ("/v1/search", {"query": [{"image": encoded(picture(200))}], "explain": True}, SearchOut),
+        ("/v1/search", {"query": [{"item_id": "item-1"}], "paged": True, "limit": 2}, SearchOut),
+        ("/v1/search/batch", {"searches": [{"query": [{"item_id": one}]} for one in ("item-1", "none")]}, BatchOut),
+        ("/v1/items/item-1/similar?limit=3&fill_by=brand", None, SimilarOut),
+    ],
+)
+def test_answers_are_written_as_their_types_would_be(
+    shop: Akin, path: str, sent: dict[str, Any] | None, documented: type[Schema]
+) -> None:
+    response = shop.call("GET" if sent is None else "POST", path, json=sent)
+
+    assert response.status_code == 200, response.text
+    typed = documented.model_validate_json(response.text)
+    assert typed.model_dump(mode="json") == response.json
+    assert response.json.get("hits") or response.json["results"][0]["hits"]
 
 
 def test_a_batch_is_bounded_and_has_no_pages(shop: Akin) -> None:
