@@ -159,10 +159,7 @@ class QueryEncoder:
     def _ask(self, kind: Kind, encoder: str, content: NDArray[np.uint8] | str) -> list[NDArray[np.float32]]:
         query = Query(f"akin:answer:{uuid.uuid4().hex}", encoder, content, time.time() + self._deadline, kind)
         try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                pipe.eval(_ENQUEUE, 2, REQUESTS, query.reply, query.pack(), self._limit, ANSWER_SECONDS)
-                pipe.blpop([query.reply], timeout=self._deadline)
-                _, answer = pipe.execute()
+            answer = self._exchange(query)
         except redis.RedisError as error:
             raise Unavailable("Redis does not answer", part="redis") from error
         if answer is None:
@@ -175,6 +172,26 @@ class QueryEncoder:
         if fields["code"] is not None:
             raise InvalidRequest(detail, code=fields["code"])
         raise Unavailable(detail, part="query")
+
+    def _exchange(self, query: Query) -> Sequence[bytes] | None:
+        """Put a query on the list and wait on its own for the answer, both sent at once.
+
+        Not as a pipeline, which reads to the end before it tells an error: a Redis whose memory is full refuses the
+        first command, and lets the second wait for nothing.
+        """
+        enqueue = ("EVAL", _ENQUEUE, 2, REQUESTS, query.reply, query.pack(), self._limit, ANSWER_SECONDS)
+        pool = self._redis.connection_pool
+        connection: Any = pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands([enqueue, ("BLPOP", query.reply, self._deadline)]))
+            connection.read_response()
+            answer: Sequence[bytes] | None = connection.read_response()
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+        return answer
 
 
 def _array(data: bytes, shape: Sequence[int], kind: type[Any]) -> NDArray[Any]:

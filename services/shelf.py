@@ -32,8 +32,8 @@ from services.search.similar import SPARE
 from services.wiring import Services
 
 KEPT_SECONDS: Final = 60
-# As they are sent; as objects they take some times as much.
-RANKING_BYTES: Final = 4 * 1024 * 1024
+# As they are sent; as objects, with what was chosen of them, they take ten times as much.
+RANKING_BYTES: Final = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -12,7 +11,7 @@ from services.api.schemas import ImageOut, ItemOut, Schema
 from services.api.schemas_search import SearchOut, SimilarQuery
 from services.catalog import filters
 from services.catalog.events import Seen
-from services.catalog.filters import Among, And, Attribute, Exists, Filter, Not, Or, Within
+from services.catalog.filters import Attribute, Exists
 from services.catalog.states import EventKind
 from services.errors import InvalidRequest
 
@@ -44,17 +43,6 @@ def attribute_of(name: str) -> Attribute:
     raise InvalidRequest("must name an attribute, not a member of the item")
 
 
-def _conditions(wanted: Filter | None) -> Iterator[Among | Within | Exists]:
-    match wanted:
-        case And(parts) | Or(parts):
-            for part in parts:
-                yield from _conditions(part)
-        case Not(part):
-            yield from _conditions(part)
-        case Among() | Within() | Exists():
-            yield wanted
-
-
 class ShelfQuery(SimilarQuery):
     """Which look-alikes of an item are wanted, and what follows where there are few."""
 
@@ -63,25 +51,6 @@ class ShelfQuery(SimilarQuery):
         description="an attribute, such as category: where there are fewer hits than limit, `others` has the newest "
         "items with the same value",
     )
-
-    def asks_about(self) -> frozenset[str]:
-        """The names of the attributes that the answer depends on.
-
-        Raises:
-            InvalidRequest: the filter is none.
-        """
-        fields = [condition.field for condition in _conditions(self.options().filter)]
-        if self.fill_by is not None:
-            fields.append(attribute_of(self.fill_by))
-        return frozenset(field.path[0] for field in fields if isinstance(field, Attribute))
-
-    def conditions(self) -> int:
-        """How many conditions the filter has.
-
-        Raises:
-            InvalidRequest: the filter is none.
-        """
-        return sum(1 for _ in _conditions(self.options().filter))
 
 
 class OtherOut(Schema):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Collection
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
-from zlib import crc32
 
 from flask import Response, request
 from pydantic_core import to_json
@@ -19,6 +20,7 @@ from services.api import present_search, rate_limit
 from services.api.contract import JSON, Call, Router
 from services.api.schemas_widget import ShelfQuery, SimilarOut, attribute_of
 from services.caching import Recent
+from services.catalog.filters import Attribute, Filter, leaves
 from services.catalog.keys import Scope
 from services.errors import Forbidden, InvalidRequest, Overloaded
 from services.shelf import Choice, Question
@@ -36,7 +38,7 @@ BODY_BYTES: Final = 16 * 1024 * 1024
 
 # Of answers, all but the time they took, by their tags. (Names of collections, which are part of those, are random:
 # another database's answers cannot be met.)
-_bodies: Recent[str, str] = Recent(BODY_BYTES, seconds=600)
+_bodies: Recent[str, bytes] = Recent(BODY_BYTES, seconds=600)
 
 
 class Unchanged(Response):
@@ -66,24 +68,24 @@ def similar_items(call: Call[ShelfQuery, None], item_id: str) -> Response:
     in the address, `?key=pk_…`: a browser then asks without asking first whether it may, and shared caches may
     keep the answer. Such a key shows its own `attributes` of items, and may filter and fill by no others.
     """
-    query, attributes = call.query, call.caller.shown
-    if attributes is not None and not query.asks_about() <= attributes:
-        raise Forbidden(f"this key shows no attribute but {sorted(attributes)}", code="hidden_attribute")
-    if call.caller.public and query.conditions() > MOST_CONDITIONS:
-        raise InvalidRequest(f"a filter of a web page has {MOST_CONDITIONS} conditions at most", code="invalid_filter")
-    fill_by = attribute_of(query.fill_by) if query.fill_by is not None else None
-    question = Question(call.caller.catalog_id, item_id, query.options(), fill_by)
+    attributes, options = call.caller.shown, call.query.options()
+    fill_by = attribute_of(call.query.fill_by) if call.query.fill_by is not None else None
+    if attributes is not None:
+        _check_visitors(options.filter, fill_by, attributes)
+    question = Question(call.caller.catalog_id, item_id, options, fill_by)
     rate_limit.admit(call.services, call.caller, request.remote_addr)
     began = time.perf_counter()
     choice = shelf.choose(call.services, question)
     # What a release shows of a choice may differ from what the last one did.
     tag = f"{choice.version}-{_of(attributes)}{RELEASE}"
     # As a text: tags of ours stand in no other tag, and to parse the header takes as long as to send an answer.
-    if f'"{tag}"' in request.headers.get("If-None-Match", ""):
+    held = request.headers.get("If-None-Match", "")
+    if f'"{tag}"' in held or held == "*":
         response: Response = Unchanged()
     else:
-        text = _bodies.get(tag) or _body(call, choice, tag)
-        response = Response(f'{text}"took_ms":{1000 * (time.perf_counter() - began):.2f}}}', mimetype=JSON)
+        body = _bodies.get(tag) or _body(call, choice, tag)
+        took_ms = 1000 * (time.perf_counter() - began)
+        response = Response(b'%b"took_ms":%.2f}' % (body, took_ms), mimetype=JSON)
     response.set_etag(tag, weak=True)
     # Without the key in it, an address is the same for every catalog.
     shared = call.caller.public and "key" in request.args
@@ -95,13 +97,26 @@ def similar_items(call: Call[ShelfQuery, None], item_id: str) -> Response:
     return response
 
 
+def _check_visitors(wanted: Filter | None, fill_by: Attribute | None, shown: Collection[str]) -> None:
+    """Refuse what a publishable key may not ask for."""
+    conditions = list(leaves(wanted))
+    fields = [*(leaf.field for leaf in conditions), *([fill_by] if fill_by is not None else [])]
+    hidden = [field for field in fields if isinstance(field, Attribute) and field.path[0] not in shown]
+    if hidden:
+        raise Forbidden(f"this key shows no attribute but {sorted(shown)}", code="hidden_attribute")
+    if len(conditions) > MOST_CONDITIONS:
+        raise InvalidRequest(f"a filter of a web page has {MOST_CONDITIONS} conditions at most", code="invalid_filter")
+
+
 @lru_cache(1000)
 def _of(attributes: frozenset[str] | None) -> str:
     """Of a tag, what differs between keys that show different attributes."""
-    return "" if attributes is None else f"{crc32(json.dumps(sorted(attributes)).encode()):08x}-"
+    if attributes is None:
+        return ""
+    return hashlib.sha256(json.dumps(sorted(attributes)).encode()).hexdigest()[:32] + "-"
 
 
-def _body(call: Call[ShelfQuery, None], choice: Choice, tag: str) -> str:
+def _body(call: Call[ShelfQuery, None], choice: Choice, tag: str) -> bytes:
     """SimilarOut up to `took_ms`, which is its last member."""
     rows = shelf.shown(call.services, call.caller.catalog_id, choice)
     pictured = {image_id: present_search.pictured(row, call.caller.shown) for image_id, row in rows.items()}
@@ -117,8 +132,8 @@ def _body(call: Call[ShelfQuery, None], choice: Choice, tag: str) -> str:
         "next_cursor": None,
         "explain": None,
     }
-    text = f"{to_json(members).decode().removesuffix('}')},"
+    body = to_json(members).removesuffix(b"}") + b","
     # Not what changed meanwhile: the tag tells what was before.
     if {image_id: row.updated_at for image_id, row in rows.items()} == choice.changed_at:
-        _bodies.put(tag, text, len(text))
-    return text
+        _bodies.put(tag, body, len(body))
+    return body

@@ -143,6 +143,18 @@ class ItemLike(Protocol):
     def updated_at(self) -> datetime: ...
 
 
+def leaves(wanted: Filter | None) -> Iterator[Leaf]:
+    """The conditions that a filter is made of."""
+    match wanted:
+        case And(parts) | Or(parts):
+            for part in parts:
+                yield from leaves(part)
+        case Not(part):
+            yield from leaves(part)
+        case Among() | Within() | Exists():
+            yield wanted
+
+
 def parse(body: object) -> Filter:
     """Check a filter as it came from JSON.
 

@@ -60,7 +60,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def _from_text(written: str | None) -> datetime | None:
-    return datetime.fromisoformat(f"{written}+00:00") if written else None
+    if not written:
+        return None
+    moment = datetime.fromisoformat(written)
+    # A migration wrote some with their zone.
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 class Base(DeclarativeBase):

@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BindParameter, Connection, Dialect, Select, bindparam
+from sqlalchemy.exc import DBAPIError
 
 from services.catalog.models import BigId
 
@@ -47,7 +48,11 @@ class Prepared:
         self._texts: dict[str, _Text] = {}
 
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[Row]:
-        """All rows, of a connection of `Database.rows()`."""
+        """All rows, of a connection of `Database.rows()`.
+
+        Raises:
+            DBAPIError: what SQLAlchemy makes of the driver's errors.
+        """
         dialect = connection.dialect
         asked = self._texts.get(dialect.name)
         if asked is None:
@@ -61,9 +66,13 @@ class Prepared:
             with closing(driver.cursor()) as cursor:
                 cursor.execute(asked.text, sent)
                 rows = list(cursor.fetchall())
-        except dialect.loaded_dbapi.Error:
-            # Asked again by SQLAlchemy, which finds out what has become of the connection and names the error.
-            return list(connection.execute(self._statement, values))
+        except dialect.loaded_dbapi.Error as error:
+            gone = dialect.is_disconnect(error, driver.dbapi_connection, None)
+            if gone:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                asked.text, None, error, dialect.loaded_dbapi.Error, connection_invalidated=gone, dialect=dialect
+            ) from error
         return [_processed(row, asked.processors) for row in rows] if asked.processors else rows
 
 

@@ -118,8 +118,8 @@ class BasicBlock(nn.Module):
 class Pointwise(nn.Conv2d):
     """A 1 × 1 convolution of every `every`-th place.
 
-    The same as one with a stride. Of those torch 2.14 writes gradients beyond their memory on CPUs without AVX-512,
-    where there are fewer than 8 channels and one thread.
+    The same as one with a stride. Of those torch 2.14 writes the weights' gradients beyond their memory on CPUs without
+    AVX-512, where pictures lie with their channels last, fewer than 8 of them, and one thread computes.
     """
 
     def __init__(self, inputs: int, outputs: int, every: int) -> None:

@@ -34,7 +34,7 @@ class Connection:
         self.close()
 
     def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer. A connection that the server had closed meanwhile is opened again."""
+        """Status and body of the answer. Where the server closed the connection, it is asked once more on another."""
         with suppress(ConnectionError):
             return self._exchange(request)
         self.close()
@@ -53,12 +53,18 @@ class Connection:
 
     def _exchange(self, request: bytes) -> tuple[int, bytes]:
         self._socket.sendall(request)
-        first = self._answers.readline()
-        if not first:
-            raise ConnectionResetError("the server closed the connection")
-        length = 0
-        while (line := self._answers.readline()) != b"\r\n":
+        first, length = self._line(), 0
+        while (line := self._line()) != b"\r\n":
             name, _, value = line.partition(b":")
             if name.lower() == b"content-length":
                 length = int(value)
-        return int(first.split()[1]), self._answers.read(length)
+        body = self._answers.read(length)
+        if len(body) < length:
+            raise ConnectionResetError("the server closed the connection within an answer")
+        return int(first.split()[1]), body
+
+    def _line(self) -> bytes:
+        line = self._answers.readline()
+        if not line:
+            raise ConnectionResetError("the server closed the connection")
+        return line

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import BindParameter, bindparam, select, text
@@ -26,7 +25,7 @@ def database(database_url: str) -> Iterator[Database]:
         yield database
 
 
-def filled(url: str) -> Database:
+def filled(url: str, count: int = COUNT) -> Database:
     database = Database(url)
     Base.metadata.create_all(database.engine)
     with database.transaction() as session:
@@ -44,7 +43,7 @@ def filled(url: str) -> Database:
                     "created_at": MOMENT + timedelta(microseconds=number),
                     "updated_at": MOMENT.astimezone(),
                 }
-                for number in range(COUNT)
+                for number in range(count)
             ],
         )
     return database
@@ -62,7 +61,7 @@ def test_rows_of_a_list_of_ids_are_those_of_sqlalchemy(database: Database, count
     prepared = PreparedAmong(among)
     with database.rows() as connection:
         (catalog_id,) = connection.scalars(select(Catalog.id))
-        everything = {row.id: tuple(row) for row in connection.execute(select(*COLUMNS))}
+        everything = {row.id: tuple(row) for row in connection.execute(select(*COLUMNS).order_by(Item.id))}
         ids = list(everything)[:count]
 
         rows = prepared.rows(connection, ids, catalog=catalog_id)
@@ -115,8 +114,23 @@ def test_a_server_that_hangs_up_is_unavailable_and_the_next_connection_works(pos
 
 
 def test_a_database_without_its_tables_is_unavailable(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'akin.db'}")
-    ask: Any = Prepared(select(Item.id))
+    ask = Prepared(select(Item.id))
 
-    with pytest.raises(Unavailable), database.rows() as connection:
+    database = Database(f"sqlite:///{tmp_path / 'akin.db'}")
+
+    with closing(database), pytest.raises(Unavailable), database.rows() as connection:
         ask.rows(connection, {})
+
+
+@pytest.mark.parametrize("written", ["2000-01-01 00:00:00", "2000-01-01 00:00:00.000000", "2000-01-01 01:00:00+01:00"])
+def test_moments_that_migrations_wrote_are_read(tmp_path: Path, written: str) -> None:
+    ask = Prepared(select(Item.updated_at))
+    with closing(filled(f"sqlite:///{tmp_path / 'akin.db'}", 1)) as database:
+        with database.engine.begin() as connection:
+            connection.execute(text("UPDATE items SET updated_at = :written"), {"written": written})
+
+        with database.rows() as connection, database.reading() as session:
+            ((prepared,),) = ask.rows(connection, {})
+            usual = session.scalar(select(Item.updated_at))
+
+    assert prepared == usual == datetime(2000, 1, 1, tzinfo=UTC)

@@ -15,7 +15,9 @@ from services.catalog.models import EncoderRow
 from services.encode_call import REQUESTS, Query, QueryEncoder
 from services.errors import Overloaded, Unavailable
 from services.queue import COALESCE_SECONDS, Task, TaskQueue
+from tests.conftest import server_directory
 from tests.integration.conftest import Akin
+from tests.servers import redis_server, running
 from workers import scheduler
 
 
@@ -74,6 +76,23 @@ def test_a_full_list_refuses_at_once(akin: Akin) -> None:
     with pytest.raises(Overloaded):
         full.encode(sha256, pixels(1))
     assert time.monotonic() - began < 1
+
+
+def test_a_redis_that_is_full_refuses_at_once() -> None:
+    with server_directory("redis") as directory:
+        server, url = redis_server(directory)
+        with running(server), redis.Redis.from_url(url) as connection:
+            connection.config_set("maxmemory", 1)
+            caller = QueryEncoder(connection, queue_limit=9, deadline=5)
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="Redis"):
+                caller.encode("any", pixels(1))
+            assert time.monotonic() - began < 2
+
+            # The connection on which nobody waits any more is not used for another question.
+            connection.config_set("maxmemory", 0)
+            with pytest.raises(Overloaded):
+                QueryEncoder(connection, queue_limit=0, deadline=5).encode("any", pixels(1))
 
 
 def test_without_a_query_process_a_search_ends_at_its_deadline(redis_database: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
-from services import housekeeping
+from services import housekeeping, shelf
 from services.api import rate_limit
 from services.api.app import create_app
 from services.api.rate_limit import PICTURES, WINDOW_SECONDS
@@ -29,7 +29,7 @@ from services.api.schemas_search import HitOut
 from services.api.schemas_widget import OtherOut, SimilarOut
 from services.api.similar import MOST_CONDITIONS
 from services.catalog.database import now
-from services.catalog.models import Event, Image
+from services.catalog.models import Event, Image, Item
 from services.wiring import build
 from tests.integration.conftest import Akin, picture
 from tests.servers import free_ports, wait_until
@@ -443,6 +443,32 @@ def test_what_precedes_an_items_first_vector_is_kept_by_nobody(shop: Akin) -> No
     assert "max-age=60" in late.headers["Cache-Control"]
 
 
+def test_what_changes_while_it_is_read_is_not_kept_for_what_was_before(
+    shop: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = shop.call("GET", f"{LIKE}?limit=4")
+    neighbour = f"/v1/items/{ids(first.json)[0]}"
+
+    def price(answer: Any) -> Any:
+        return answer.json["hits"][0]["item"]["attributes"].get("price")
+
+    def shown(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        shop.call("PUT", neighbour, json={"attributes": {"price": 2}})
+        return shelf.shown(*arguments)
+
+    shop.call("PUT", neighbour, json={"attributes": {"price": 1}})
+    moment = datetime.fromisoformat(shop.get(neighbour)["updated_at"])
+    monkeypatch.setattr(shelf, "shown", shown)
+    between = shop.call("GET", f"{LIKE}?limit=4")
+    with shop.services.database.transaction() as session:  # the tag is as it was before
+        changes = {"attributes": {"price": 3}, "updated_at": moment}
+        session.execute(update(Item).where(Item.item_id == ids(first.json)[0]).values(changes))
+
+    assert price(between) == 2
+    assert price(shop.call("GET", f"{LIKE}?limit=4")) == 3
+
+
 def test_an_unchanged_answer_is_304_and_any_change_makes_another_tag(shop: Akin) -> None:
     key = publishable(shop)
     first = ask(shop, f"{LIKE}?limit=4", key)
@@ -451,8 +477,10 @@ def test_an_unchanged_answer_is_304_and_any_change_makes_another_tag(shop: Akin)
     unchanged = ask(shop, f"{LIKE}?limit=4", key, headers=known)
     shop.call("PUT", f"/v1/items/{ids(first.json)[0]}", json={"attributes": {"price": 3}})
     changed = ask(shop, f"{LIKE}?limit=4", key, headers=known)
+    whatever = ask(shop, f"{LIKE}?limit=4", key, headers={"If-None-Match": "*"})
 
     assert (unchanged.status_code, unchanged.data) == (304, b"")
+    assert whatever.status_code == 304
     for response in (first, unchanged):
         assert response.headers["Cache-Control"] == "public, max-age=60, stale-while-revalidate=600"
         assert response.headers["ETag"] == first.headers["ETag"]
