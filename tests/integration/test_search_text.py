@@ -27,6 +27,7 @@ from services.encoders.pretrained import adopt
 from services.queries import Part
 from tests.integration.conftest import Akin, _akin, picture
 from tests.integration.test_query_process import TINY_CLIP
+from tests.servers import wait_until
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -137,8 +138,12 @@ def test_a_sentence_ranks_the_pictures_as_its_vector_does(words: Words) -> None:
 
 
 def test_the_same_sentence_is_encoded_once(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
-    query = [{"text": "a sentence of this test alone"}]
+    def kept() -> set[bytes]:
+        return set(words.akin.services.cache.scan_iter("akin:cache:vector:*:text:*"))
+
+    query, earlier = [{"text": "a sentence of this test alone"}], kept()
     first = words.search(query=query)["hits"]
+    wait_until(lambda: len(kept() - earlier) == 1, "its vector is kept")
 
     def unasked(*_: object) -> None:
         raise AssertionError("the query process was asked again")
