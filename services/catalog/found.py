@@ -135,10 +135,30 @@ _ITEMS = (
     .where(Item.catalog_id == _CATALOG, Item.item_id.in_(_IDS))
     .order_by(Image.id)
 )
-_KNOWN_AMONG = PreparedAmong(lambda ids: _among(_KNOWN, ids))
-_FOUND_AMONG = PreparedAmong(lambda ids: _among(_FOUND, ids))
-# Where there is a condition.
-_KNOWN_WHERE, _FOUND_WHERE = _among(_KNOWN, _IDS), _among(_FOUND, _IDS)
+
+
+class _Among:
+    """Columns of those of some pictures that are living, with a condition or without."""
+
+    def __init__(self, columns: Sequence[Any]) -> None:
+        self._all = PreparedAmong(lambda ids: _among(columns, ids))
+        self._where = _among(columns, _IDS)
+
+    def rows(
+        self, connection: Connection, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None
+    ) -> list[Row]:
+        if condition is None:
+            return self._all.rows(connection, image_ids, catalog=catalog_id)
+        asked = self._where.where(condition)
+        rows: list[Row] = []
+        for start in range(0, len(image_ids), IDS_AT_ONCE):
+            ids = image_ids[start : start + IDS_AT_ONCE]
+            rows += connection.execute(asked, {"catalog": catalog_id, "ids": ids}).all()
+        return rows
+
+
+_KNOWN_AMONG = _Among(_KNOWN)
+_FOUND_AMONG = _Among(_FOUND)
 
 
 def live_index(connection: Connection, catalog_id: int) -> LiveIndex:
@@ -188,10 +208,7 @@ def known(
     connection: Connection, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
 ) -> dict[int, Known]:
     """Those of the pictures that are living and whose items meet the condition."""
-    if condition is None:
-        rows = _KNOWN_AMONG.rows(connection, image_ids, catalog=catalog_id)
-    else:
-        rows = _where(connection, _KNOWN_WHERE.where(condition), catalog_id, image_ids)
+    rows = _KNOWN_AMONG.rows(connection, catalog_id, image_ids, condition)
     return {row[0]: Known._make(row) for row in rows}
 
 
@@ -199,10 +216,7 @@ def found(
     connection: Connection, catalog_id: int, image_ids: Sequence[int], condition: ColumnElement[bool] | None = None
 ) -> dict[int, Found]:
     """The same with all that answers say of them."""
-    if condition is None:
-        rows = _FOUND_AMONG.rows(connection, image_ids, catalog=catalog_id)
-    else:
-        rows = _where(connection, _FOUND_WHERE.where(condition), catalog_id, image_ids)
+    rows = _FOUND_AMONG.rows(connection, catalog_id, image_ids, condition)
     return {row[0]: Found._make(row) for row in rows}
 
 
@@ -219,14 +233,6 @@ def matching(catalog_id: int, condition: ColumnElement[bool], most: int) -> Sele
 def no_item(item_id: str) -> NotFound:
     """The error of an item that is not there."""
     return NotFound(f"there is no item {item_id!r} in this catalog", code="item_not_found")
-
-
-def _where(connection: Connection, statement: Statement, catalog_id: int, image_ids: Sequence[int]) -> list[Row]:
-    rows: list[Row] = []
-    for start in range(0, len(image_ids), IDS_AT_ONCE):
-        values = {"catalog": catalog_id, "ids": image_ids[start : start + IDS_AT_ONCE]}
-        rows += connection.execute(statement, values).all()
-    return rows
 
 
 def _index(row: Sequence[Any]) -> LiveIndex:

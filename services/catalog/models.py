@@ -50,9 +50,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """From the database."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else _in_utc(value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:
         """How results are read. SQLite's texts in one step, as every search reads dozens of them."""
@@ -60,10 +58,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def _from_text(written: str | None) -> datetime | None:
-    if not written:
-        return None
-    moment = datetime.fromisoformat(written)
-    # A migration wrote some with their zone.
+    return _in_utc(datetime.fromisoformat(written)) if written else None
+
+
+def _in_utc(moment: datetime) -> datetime:
+    # SQLite's have no zone, but for some that a migration wrote.
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

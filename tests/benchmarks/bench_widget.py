@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -97,7 +97,7 @@ def rate(port: int, question: bytes, status: int, clients: int, server: psutil.P
     counts = [0] * clients
 
     def ask(number: int) -> None:
-        with Connection("127.0.0.1", port) as connection:
+        with closing(Connection("127.0.0.1", port)) as connection:
             while time.perf_counter() < until:
                 answered, _ = connection.ask(question)
                 assert answered == status, answered

@@ -1,4 +1,4 @@
-"""The longest page arrives piece by piece, as on a slow machine: what is shown already stays where it is."""
+"""Pages arrive piece by piece, as on a slow machine: what is shown already stays where it is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 
 from tests.e2e.conftest import PATIENCE_MS, Site
 from tests.e2e.test_axe import SHIFTS
 
 pytestmark = pytest.mark.browser
 
+ITEM_PAGES = ("/item?id={item}", "/widget?item={item}", "/demo/product/{item}")
+PAGES = ("/", "/catalog", "/upload", "/duplicates", "/docs", *ITEM_PAGES)
+PASSED_ON = ("Cookie", "Content-Type", "Accept", "Sec-Fetch-Site")
 # As many tags come one by one; what follows is below the screen.
 MOST_PIECES = 120
 # Resolves when all up to the comment of this number has been read and painted.
@@ -45,14 +48,24 @@ class SlowSite:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                answer = httpx.get(site.url + self.path, headers={"Cookie": self.headers.get("Cookie", "")})
-                self.send_response(answer.status_code)
-                self.send_header("Content-Type", answer.headers["Content-Type"])
-                self.end_headers()
+                answer = self._ask(b"")
                 if self.headers["Sec-Fetch-Dest"] == "document":
                     slow._send(self.wfile, answer.text)
                 else:
                     self.wfile.write(answer.content)
+
+            def do_POST(self) -> None:
+                self.wfile.write(self._ask(self.rfile.read(int(self.headers["Content-Length"]))).content)
+
+            def _ask(self, body: bytes) -> httpx.Response:
+                headers = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
+                answer = httpx.request(
+                    self.command, site.url + self.path, headers={**headers, "Origin": site.url}, content=body
+                )
+                self.send_response(answer.status_code)
+                self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+                self.end_headers()
+                return answer
 
             def log_message(self, *_arguments: Any) -> None:
                 """Nobody reads it."""
@@ -97,13 +110,14 @@ def slow_site(site: Site) -> Iterator[SlowSite]:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_documentation_stays_where_it_is_while_more_of_it_comes(
-    page: Page, slow_site: SlowSite, width: int
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_stays_where_it_is_while_more_of_it_comes(
+    page: Page, site: Site, slow_site: SlowSite, path: str, width: int
 ) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     page.add_init_script(SHIFTS)
 
-    slow_site.bring(page, "/docs")
+    slow_site.bring(page, path.format(item=site.pictures[0].stem.rpartition("-")[0]))
 
-    expect(page.get_by_role("heading", name="Schemas")).to_be_attached()
-    assert page.evaluate("shifts") == []
+    shifts = page.evaluate("shifts")
+    assert shifts == [], shifts
