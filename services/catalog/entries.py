@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from services.catalog import ledger, removal
 from services.catalog.database import now
+from services.catalog.locking import in_order
 from services.catalog.models import Catalog, Embedding, Image, Job, JobEntry
 from services.catalog.states import EmbeddingState, EntryState
 
@@ -204,7 +205,12 @@ def settle(session: Session, image_ids: Collection[int] | None = None) -> None:
 
 
 def _settle_as(session: Session, *which: ColumnElement[bool], **values: object) -> None:
-    session.execute(update(JobEntry).where(*which).values(**values).execution_options(synchronize_session=False))
+    session.execute(
+        update(JobEntry)
+        .where(JobEntry.id.in_(in_order(JobEntry, *which)))
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def bytes_awaited(session: Session, sha256: str) -> bool:

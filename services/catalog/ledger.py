@@ -56,6 +56,7 @@ from sqlalchemy import ColumnElement, Row, Select, case, func, literal, select, 
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
+from services.catalog.locking import in_order
 from services.catalog.models import Catalog, Embedding, Image, IndexRow, Item
 from services.catalog.states import MAINTAINED, EmbeddingState, Priority
 from services.catalog.upserts import insert
@@ -216,10 +217,12 @@ def mark_for_retry(session: Session, lease: Lease, embedding_id: int, code: str,
 
 def retry_failed(session: Session, image_ids: Select[int | None] | Collection[int]) -> None:
     """Failed → pending for images that were uploaded again, or are retried: bytes or decoder may be better now."""
+    failed = in_order(Embedding, Embedding.image_id.in_(image_ids), Embedding.state == EmbeddingState.FAILED)
     session.execute(
         update(Embedding)
-        .where(Embedding.image_id.in_(image_ids), Embedding.state == EmbeddingState.FAILED)
+        .where(Embedding.id.in_(failed))
         .values(state=EmbeddingState.PENDING, attempts=0, error_code=None, error_detail=None, updated_at=now())
+        .execution_options(synchronize_session=False)
     )
 
 
@@ -239,7 +242,7 @@ def leave(
 ) -> set[int]:
     """Compare-and-set: rows that the lease holds, in this state, leave it with these values; returns their ids."""
     # All of the lease, for the transaction may go on with others of its rows.
-    session.execute(in_order(Embedding.id.in_([claim.embedding_id for claim in lease.claims])))
+    session.execute(in_order(Embedding, Embedding.id.in_([claim.embedding_id for claim in lease.claims])))
     held = session.scalars(
         update(Embedding)
         .where(Embedding.id.in_(list(embedding_ids)), Embedding.state == held_in, Embedding.lease == lease.token)
@@ -258,11 +261,6 @@ def rev_of(revs: Mapping[int, int]) -> ColumnElement[int]:
     if len(of) <= 1:
         return literal(next(iter(of), 0))
     return case(*((Embedding.id.in_(ids), rev) for rev, ids in of.items()), else_=Embedding.indexed_rev)
-
-
-def in_order(*conditions: ColumnElement[bool]) -> Select[int]:
-    """Ids of rows, which it locks in their order: two that change many rows at once do not lock each other out."""
-    return select(Embedding.id).where(*conditions).order_by(Embedding.id).with_for_update(of=Embedding)
 
 
 def lost(session: Session, lease: Lease, embedding_ids: Collection[int]) -> list[int]:
@@ -286,7 +284,7 @@ def want_rewritten(session: Session, condition: ColumnElement[bool]) -> None:
     """Raise the version of what filters see that the vector store should hold of some rows."""
     session.execute(
         update(Embedding)
-        .where(Embedding.id.in_(in_order(condition, Embedding.state != EmbeddingState.DELETING)))
+        .where(Embedding.id.in_(in_order(Embedding, condition, Embedding.state != EmbeddingState.DELETING)))
         .values(wanted_rev=Embedding.wanted_rev + 1)
         .execution_options(synchronize_session=False)
     )

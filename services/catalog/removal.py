@@ -12,7 +12,8 @@ from sqlalchemy import CursorResult, Select, and_, delete, exists, func, select,
 from sqlalchemy.orm import Session
 
 from services.catalog.database import now
-from services.catalog.ledger import WRITE_MARGIN, in_order
+from services.catalog.ledger import WRITE_MARGIN
+from services.catalog.locking import in_order
 from services.catalog.models import Embedding, Image, IndexRow, Item, OrphanBlob
 from services.catalog.revisions import stale
 from services.catalog.states import EmbeddingState
@@ -30,14 +31,14 @@ def delete_images(session: Session, images: Select[int] | Sequence[int]) -> int:
     moment = now()
     ids = session.scalars(
         update(Image)
-        .where(Image.id.in_(images), Image.deleted_at.is_(None))
+        .where(Image.id.in_(in_order(Image, Image.id.in_(images), Image.deleted_at.is_(None))))
         .values(deleted_at=moment, item_pk=None)
         .returning(Image.id)
         .execution_options(synchronize_session=False)
     ).all()
     session.execute(
         update(Embedding)
-        .where(Embedding.id.in_(in_order(Embedding.image_id.in_(ids))))
+        .where(Embedding.id.in_(in_order(Embedding, Embedding.image_id.in_(ids))))
         .values(
             state=EmbeddingState.DELETING,
             lease=None,
@@ -74,13 +75,24 @@ def deletable(session: Session, limit: int) -> Deletion | None:
 def forget(session: Session, deletion: Deletion) -> None:
     """Drop the rows of vectors that are proven gone, images left without rows, and note orphaned bytes."""
     _lock_images(session, deletion.image_ids)
-    session.execute(delete(Embedding).where(Embedding.id.in_(deletion.embedding_ids)))
+    _drop_rows(session, deletion.embedding_ids)
     purge_images(session, deletion.image_ids)
 
 
 def _lock_images(session: Session, image_ids: Collection[int]) -> None:
     """Of two that each drop a row of one image, the later must see that it drops the last."""
-    session.execute(select(Image.id).where(Image.id.in_(image_ids)).order_by(Image.id).with_for_update())
+    session.execute(in_order(Image, Image.id.in_(image_ids)))
+
+
+def _drop_rows(session: Session, embedding_ids: Collection[int]) -> int:
+    """Drop ledger rows; returns how many there were."""
+    result = session.execute(
+        delete(Embedding)
+        .where(Embedding.id.in_(in_order(Embedding, Embedding.id.in_(embedding_ids))))
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(result, CursorResult)
+    return result.rowcount
 
 
 def purge_images(session: Session, image_ids: Collection[int]) -> None:
@@ -98,15 +110,19 @@ def purge_images(session: Session, image_ids: Collection[int]) -> None:
 
 def note_orphans(session: Session, hashes: Collection[str]) -> None:
     """Bytes that nothing may refer to any more: their collection, after the grace period, looks again."""
-    orphans = [{"sha256": sha256, "since": now()} for sha256 in hashes]
+    # In one order: who adds bytes waits for another who is adding the same.
+    orphans = [{"sha256": sha256, "since": now()} for sha256 in sorted(hashes)]
     if orphans:
         session.execute(insert(session, OrphanBlob).on_conflict_do_nothing(), orphans)
 
 
 def keep_orphans(session: Session, hashes: Select[str | None] | Collection[str]) -> None:
     """Bytes that rows of this transaction refer to: they are not collected."""
+    found = select(OrphanBlob.sha256).where(OrphanBlob.sha256.in_(hashes))
     session.execute(
-        delete(OrphanBlob).where(OrphanBlob.sha256.in_(hashes)).execution_options(synchronize_session=False)
+        delete(OrphanBlob)
+        .where(OrphanBlob.sha256.in_(found.order_by(OrphanBlob.sha256).with_for_update()))
+        .execution_options(synchronize_session=False)
     )
 
 
@@ -130,7 +146,6 @@ def clear_index(session: Session, index_id: int, limit: int) -> int:
         select(Embedding.id, Embedding.image_id).where(Embedding.index_id == index_id).limit(limit)
     ).all()
     _lock_images(session, [row.image_id for row in rows])
-    result = session.execute(delete(Embedding).where(Embedding.id.in_([row.id for row in rows])))
-    assert isinstance(result, CursorResult)
+    dropped = _drop_rows(session, [row.id for row in rows])
     purge_images(session, [row.image_id for row in rows])
-    return result.rowcount
+    return dropped

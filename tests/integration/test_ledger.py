@@ -7,13 +7,14 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import event, select, update
+from sqlalchemy.orm import Session
 
 from services.bootstrap import migrate
 from services.catalog import catalogs, comparison, entries, indexes, items, jobs, ledger, removal, revisions
@@ -21,6 +22,7 @@ from services.catalog.catalogs import lock_exclusive, lock_shared
 from services.catalog.database import Database, now
 from services.catalog.items import ItemFields, Origin, Picture
 from services.catalog.ledger import Lease
+from services.catalog.locking import in_order
 from services.catalog.models import Catalog, Embedding, EncoderRow, Image, IndexRow, Item, Job, JobEntry, OrphanBlob
 from services.catalog.states import EmbeddingState, EntryState, IndexState, Priority
 from services.catalog.turns import Turn, turns
@@ -766,6 +768,7 @@ def test_whatever_races_the_vectors_hold_what_the_items_say_in_the_end(database:
         if rng.random() < 0.1:  # it dies, and its lease ends at last
             with database.transaction() as session:
                 ended = now() - timedelta(hours=1)
+                session.execute(in_order(Embedding, Embedding.lease == lease.token))
                 session.execute(update(Embedding).where(Embedding.lease == lease.token).values(lease_until=ended))
             return
         with database.transaction() as session:
@@ -834,6 +837,57 @@ def test_whatever_races_the_vectors_hold_what_the_items_say_in_the_end(database:
     assert set(states(database)) == {"indexed"}
     assert vectors == expected
     assert len(expected) == 32
+
+
+def retry_failed(session: Session, images: list[int], _: list[int]) -> None:
+    ledger.retry_failed(session, images)
+
+
+def forget(session: Session, images: list[int], rows: list[int]) -> None:
+    removal.forget(session, removal.Deletion("c", tuple(images), tuple(rows)))
+
+
+def clear_index(session: Session, _: list[int], __: list[int]) -> None:
+    removal.clear_index(session, 1, 10)
+
+
+@pytest.mark.parametrize("change", [retry_failed, forget, clear_index])
+def test_who_changes_many_rows_locks_them_in_order(
+    database: Database, change: Callable[[Session, list[int], list[int]], None]
+) -> None:
+    images = add_images(database, 2)
+    with database.transaction() as session:
+        session.execute(update(Embedding).values(state=EmbeddingState.FAILED))
+        rows = sorted(session.scalars(select(Embedding.id)))
+    # Written anew it lies behind the other, so that PostgreSQL finds that one first.
+    with database.transaction() as session:
+        session.execute(update(Embedding).where(Embedding.id == rows[0]).values(attempts=1))
+    holds, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with database.transaction() as session:
+            session.execute(select(Embedding.id).where(Embedding.id == rows[0]).with_for_update())
+            holds.set()
+            assert release.wait(30)
+
+    def lock() -> None:
+        with database.transaction() as session:
+            session.execute(in_order(Embedding, Embedding.id.in_(rows)))
+
+    def work() -> None:
+        with database.transaction() as session:
+            change(session, images, rows)
+
+    with ThreadPoolExecutor(3) as pool:
+        holding = pool.submit(hold)
+        assert holds.wait(30)
+        first = pool.submit(lock)
+        time.sleep(0.3)  # it is to wait for the row before the other does
+        second = pool.submit(work)
+        time.sleep(0.3)
+        release.set()
+        for future in (holding, first, second):
+            future.result()
 
 
 def test_new_items_and_images_of_many_kinds_are_one_statement_each(database: Database) -> None:
