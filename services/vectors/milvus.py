@@ -17,6 +17,7 @@ from services.vectors.base import MAX_DIMENSION, MAX_LIMIT, Hit, Vectors
 from services.vectors.conditions import MAX_TOKENS, Condition, Facets
 from services.vectors.connection import MilvusConnection
 from services.vectors.expressions import NUMBERS, TOKENS, facet_fields, is_among, render
+from services.vectors.together import Together
 
 # Milvus refuses messages over 64 MB, and Pulsar, under a cluster, prefers them small.
 MESSAGE_BYTES = 16 * 1024 * 1024
@@ -76,6 +77,7 @@ class MilvusStore:
         self._one_writer = threading.Lock()
         self._shapes: dict[str, Shape] = {}
         self._complete: dict[str, int] = {}
+        self._together = Together[list[Hit]]()
 
     def create(self, collection: str, dimension: int) -> None:
         if not 1 <= dimension <= MAX_DIMENSION:
@@ -170,7 +172,7 @@ class MilvusStore:
         vectors = self._checked(collection, vectors)
         condition = "" if where is None else render(where)
         if among is None:
-            return self._search(collection, vectors, limit, condition, strong)
+            return list(self._search(collection, vectors, limit, condition, strong))
         found: list[list[Hit]] = [[] for _ in vectors]
         ids = sorted(set(among))
         for piece in _pieces(len(ids), MESSAGE_IDS):
@@ -179,7 +181,9 @@ class MilvusStore:
             found = [sorted(a + b, key=_by_score)[:limit] for a, b in zip(found, hits, strict=True)]
         return found
 
-    def _search(self, collection: str, vectors: Vectors, limit: int, condition: str, strong: bool) -> list[list[Hit]]:
+    def _search(
+        self, collection: str, vectors: Vectors, limit: int, condition: str, strong: bool
+    ) -> Sequence[list[Hit]]:
         ef = max(MIN_FILTERED_EF if condition else MIN_EF, 2 * limit)
         options: dict[str, Any] = {
             "limit": limit,
@@ -189,11 +193,15 @@ class MilvusStore:
             **({"filter": condition} if condition else {}),
         }
         size = min(self._rows_per_message(collection), MESSAGE_QUERIES, MESSAGE_HITS // limit)
-        return [
-            _ranked(hits)
-            for piece in _pieces(len(vectors), size)
-            for hits in self._milvus.call("search", collection, vectors[piece], **options)
-        ]
+
+        def asked(vectors: Vectors) -> list[list[Hit]]:
+            return [
+                _ranked(hits)
+                for piece in _pieces(len(vectors), size)
+                for hits in self._milvus.call("search", collection, vectors[piece], **options)
+            ]
+
+        return self._together.ask((collection, limit, condition, strong), vectors, asked)
 
     def fetch(self, collection: str, ids: Sequence[int], *, strong: bool = False) -> dict[int, Vectors]:
         size = min(MESSAGE_IDS, self._rows_per_message(collection))

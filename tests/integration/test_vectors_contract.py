@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -298,6 +299,19 @@ def test_threads_may_write_through_one_store(vector_store: VectorStore, collecti
 
 
 # -- reading
+
+
+def test_threads_that_search_at_the_same_time_have_their_own_answers(vector_store: VectorStore, library: str) -> None:
+    vectors = random_vectors(64, seed=4)
+    alone = [vector_store.search(library, vectors[[row]], 10)[0] for row in range(64)]
+
+    with ThreadPoolExecutor(8) as pool:
+        pairs = list(pool.map(lambda row: vector_store.search(library, vectors[[row, (row + 1) % 64]], 10), range(64)))
+
+    ids = [[hit.id for hit in hits] for hits in alone]
+    assert [[[hit.id for hit in hits] for hits in pair] for pair in pairs] == [
+        [ids[row], ids[(row + 1) % 64]] for row in range(64)
+    ]
 
 
 def test_scores_are_cosines_best_first(vector_store: VectorStore, library: str) -> None:
