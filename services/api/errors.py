@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException
 
 from services.errors import (
@@ -65,11 +66,20 @@ def problem(status: HTTPStatus, code: str, detail: str, **facts: Any) -> Respons
 def invalid(error: ValidationError) -> InvalidRequest:
     """What pydantic found wrong with a request."""
     fields = [
-        {"field": ".".join(map(str, e["loc"])) or "body", "message": e["msg"].removeprefix("Value error, ")}
-        for e in error.errors(include_url=False, include_input=False, include_context=False)
+        {"field": ".".join(map(str, found["loc"])) or "body", "message": _message(found)}
+        for found in error.errors(include_url=False)
     ]
     detail = "; ".join(f"{field['field']}: {field['message']}" for field in fields[:3])
     return InvalidRequest(detail, errors=fields)
+
+
+def _message(found: ErrorDetails) -> str:
+    # Of a text that is checked by a function of ours pydantic speaks as of a list.
+    if found["type"] == "too_long" and isinstance(found["input"], str):
+        return f"String should have at most {found['ctx']['max_length']} characters"
+    if found["type"] == "too_short" and isinstance(found["input"], str):
+        return f"String should have at least {found['ctx']['min_length']} characters"
+    return found["msg"].removeprefix("Value error, ")
 
 
 def described(error: AkinError) -> dict[str, Any]:

@@ -42,7 +42,7 @@ CACHE = "private, max-age=86400, immutable"
     files=("image",),
     status=HTTPStatus.ACCEPTED,
     returns=ImageAccepted,
-    errors=(ImageRejected,),
+    errors=(ImageRejected, Overloaded),
 )
 def upload_image(call: Call[None, ImageUpload]) -> ImageAccepted:
     """Upload one picture of an item.

@@ -310,7 +310,8 @@ def _consistency(strong: bool) -> str:
 
 
 def _ranked(hits: Any) -> list[Hit]:
-    return sorted((Hit(hit["id"], min(1.0, max(-1.0, hit["distance"]))) for hit in hits), key=_by_score)
+    pairs = zip(hits.ids, hits.distances, strict=True)
+    return sorted((Hit(one, min(1.0, max(-1.0, score))) for one, score in pairs), key=_by_score)
 
 
 def _by_score(hit: Hit) -> tuple[float, int]:

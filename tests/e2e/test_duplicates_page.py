@@ -46,6 +46,7 @@ def test_copies_are_found_grouped_and_counted(page_of_a_catalog_with_copies: Pag
     page.get_by_role("button", name="Find duplicates").click()
 
     expect(page.locator(".job .state")).to_have_text("Done")
+    expect(page.locator(".job .job-line")).to_contain_text("steps")
     expect(page.locator(".cluster")).to_have_count(2)
     expect(page.locator("#summary")).to_contain_text("2 groups of 4 pictures")
     expect(page.locator("#clusters-title")).to_be_focused()

@@ -280,6 +280,27 @@ def test_numbers_are_compared_as_numbers(found: Page) -> None:
     assert 0 < hits(found).count() < 24
 
 
+def test_where_nothing_meets_the_conditions_they_are_what_is_named(found: Page) -> None:
+    refine(found)
+    found.get_by_role("button", name="Add a condition").click()
+    found.get_by_label("Field").fill("price")
+    found.get_by_label("Comparison").select_option("is less than")
+    found.get_by_label("Value").fill("abc")
+    found.keyboard.press("Tab")
+
+    expect(found.locator("#facts")).to_contain_text("Nothing meets these conditions.")
+    expect(hits(found)).to_have_count(0)
+
+
+def test_a_score_is_rounded_and_100_for_equal_pictures_only(found: Page) -> None:
+    scores = [0.70586, 0.99949, 0.9999, 0.99996, 1, -0.2]
+    percents = found.evaluate(
+        "async scores => { const { percent } = await import('/static/cards.js'); return scores.map(percent); }", scores
+    )
+
+    assert percents == ["70.6%", "99.9%", "99.9%", "100.0%", "100.0%", "0.0%"]
+
+
 def test_variety_reorders_the_hits(found: Page) -> None:
     before = ids(found)
     refine(found)
@@ -355,7 +376,7 @@ def test_curl_and_python_ask_for_what_the_page_shows(page: Page, site: Site) -> 
     curl, python = page.locator("#curl").inner_text(), page.locator("#python").inner_text()
     assert site.key not in curl + python
 
-    shell = {"cwd": site.pictures[4].parent, "env": {**os.environ, "AKIN_KEY": site.key}, "text": True}
+    shell = {"cwd": site.pictures[4].parent, "env": {**os.environ, "AKIN_API_KEY": site.key}, "text": True}
     answer = subprocess.run(["bash", "-c", curl], capture_output=True, check=True, **shell)
     printed = subprocess.run([sys.executable, "-c", python], capture_output=True, check=True, **shell)
 

@@ -64,6 +64,7 @@ def test_pictures_dropped_on_an_empty_catalog_fill_it(empty: Page, site: Site, t
     job.locator("summary").click()
     expect(job.locator(".failures li")).to_contain_text("broken.jpg")
     expect(job.locator(".reasons li")).to_have_count(1)
+    expect(job.locator(".job-links a")).to_have_text([picture.stem for picture in site.pictures[:3]])
     expect(empty.locator("#size")).to_contain_text("3 pictures")
     expect(empty.get_by_role("status")).to_have_text("4 of 4 pictures · 3 searchable · 1 failed")
 

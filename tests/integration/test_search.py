@@ -253,6 +253,12 @@ def test_what_is_no_search_is_refused(shop: Akin, body: Any) -> None:
     refused(shop, 422, "invalid_request", **body)
 
 
+def test_what_is_too_long_is_told_in_characters(shop: Akin) -> None:
+    answer = refused(shop, 422, "invalid_request", cursor="x" * 101)
+
+    assert answer["detail"] == "cursor: String should have at most 100 characters"
+
+
 def test_a_form_says_what_json_says(shop: Akin) -> None:
     crop = {"x": 0.25, "y": 0, "width": 0.5, "height": 1}
     query, odd = [{"item_id": "item-2", "weight": 0.5}], {"field": "brand", "eq": "odd"}

@@ -28,7 +28,8 @@ export const detailsOf = ({ attributes }) =>
 
 /** The cosine as a percentage that says 100 for equal pictures only. */
 export function percent(score) {
-  return `${(Math.floor(Math.max(0, score) * 1000 + 0.05) / 10).toFixed(1)}%`;
+  const rounded = Math.round(Math.max(0, score) * 1000) / 10;
+  return `${(score < 0.99995 ? Math.min(99.9, rounded) : rounded).toFixed(1)}%`;
 }
 
 /** An item's address is data: only one that leads to a page becomes a link. */

@@ -7,6 +7,7 @@ const POLL_MS = 500;
 const CALM_MS = 2000;
 const CALM_AFTER_MS = 20_000;
 const KINDS = { delete: "Deletion", duplicates: "Search for duplicates", audit: "Audit", train: "Training" };
+const UNITS = { import: "pictures", reindex: "pictures", delete: "items" };
 
 export const isOver = (job) => !["queued", "running"].includes(job.state);
 
@@ -48,7 +49,7 @@ function duration(seconds) {
 /** For example "340 of 1,000 pictures · 52 per second · about 13 seconds left". */
 export function words(job) {
   const done = `${job.done.toLocaleString("en")} of ${job.listed ? "" : "at least "}${job.total.toLocaleString("en")}`;
-  const parts = job.kind === "import" ? [`${done} pictures`] : [done];
+  const parts = [`${done} ${UNITS[job.kind] ?? "steps"}`];
   if (job.indexed) parts.push(`${job.indexed.toLocaleString("en")} searchable`);
   if (job.unchanged) parts.push(`${job.unchanged.toLocaleString("en")} there already`);
   if (job.failed) parts.push(`${job.failed.toLocaleString("en")} failed`);

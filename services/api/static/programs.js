@@ -1,8 +1,8 @@
-/** Searches as a command and as a program; `$AKIN_KEY` stands for the key. */
+/** Searches as a command and as a program; `$AKIN_API_KEY` stands for the key. */
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const indented = (value) => JSON.stringify(value, null, 2);
-const curl = () => `curl ${location.origin}/v1/search \\\n  -H "Authorization: Bearer $AKIN_KEY"`;
+const curl = () => `curl ${location.origin}/v1/search \\\n  -H "Authorization: Bearer $AKIN_API_KEY"`;
 const LITERALS = new Map([[true, "True"], [false, "False"], [null, "None"]]);
 
 /** Stands for the bytes of an upload, which nobody wants to read. */
@@ -42,7 +42,7 @@ import httpx
 
 answer = httpx.post(
     "${location.origin}/v1/search",
-    headers={"Authorization": f"Bearer {os.environ['AKIN_KEY']}"},
+    headers={"Authorization": f"Bearer {os.environ['AKIN_API_KEY']}"},
     json=${json},
     timeout=30,
 )

@@ -13,6 +13,7 @@ const COMMON =
   "The brighter, the more both pictures have in common there. Point at a hit for its part of your picture.";
 const UNCOMMON = "Nothing to draw: that takes a search with one picture, and an encoder that sees regions.";
 const NONE = "No look-alikes: the catalog has no searchable pictures like this.";
+const NONE_MEETS = "Nothing meets these conditions. Check their fields and values, or remove some.";
 
 /** Keep the page still while an answer is on its way; the hits before stay where they are, paler. */
 export function wait(fresh, places) {
@@ -31,14 +32,18 @@ export function clear() {
   list.replaceChildren();
 }
 
-/** Show an answer. `hrefOf` says where a hit leads, `steered` gets a hit and 1 or -1: more or less like this. */
-export function showAnswer({ hits, encoder, took_ms: took, next_cursor: cursor, explain }, { hrefOf, steered }) {
+/**
+ * Show an answer. `hrefOf` says where a hit leads, `steered` gets a hit and 1 or -1: more or less like this;
+ * `narrowed`: there are conditions.
+ */
+export function showAnswer(answer, { hrefOf, steered, narrowed }) {
+  const { hits, encoder, took_ms: took, next_cursor: cursor, explain } = answer;
   find("results").ariaBusy = "false";
   list.replaceChildren(...hits.map((one) => card(one, hrefOf, steered)));
   find("more").hidden = !cursor;
   find("facts").textContent = hits.length
     ? `${count(hits.length, "look-alike")} · ${Math.max(1, Math.round(took))} ms · ${encoder}`
-    : NONE;
+    : narrowed ? NONE_MEETS : NONE;
   const explained = hits.find((one) => one.regions);
   find("legend-text").textContent = explained ? COMMON : UNCOMMON;
   showRegions(explained?.regions.query ?? null);

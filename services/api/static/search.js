@@ -56,7 +56,7 @@ async function showResults(fresh, signal) {
   query = { ...query, parts: query.parts.map((one, at) => pictured(one, parts[at])) };
   showRequest();
   const answer = await ask(query, signal);
-  showAnswer(answer, { hrefOf, steered });
+  showAnswer(answer, { hrefOf, steered, narrowed: query.where.length > 0 });
   if (fresh) find("results-title").focus({ preventScroll: true });
 }
 

@@ -22,7 +22,6 @@ async function add(files) {
   const requests = requestsOf(files, mode);
   if (!requests.length) return;
   if (mode === "replace" && !(await mayReplace(files, requests))) return;
-  const links = requests.some((one) => one.type) ? [] : linksTo(files);
   const card = new JobCard(`Upload of ${sizeOf(files)}`, report);
   const stop = new AbortController();
   list.prepend(card.element);
@@ -33,7 +32,7 @@ async function add(files) {
     const jobs = await sendAll(requests, card, stop.signal);
     sendingNow.delete(card);
     await watch(card, jobs);
-    card.links.append(...links);
+    if (!requests.some((one) => one.type)) card.links.append(...linksTo(files, card.jobs));
     announce(card.line.textContent);
     showSize();
   } catch (problem) {
@@ -89,9 +88,11 @@ function mayReplace(files, requests) {
   });
 }
 
-/** The items that uploaded pictures became, the first few. */
-function linksTo(files) {
-  const ids = [...new Set(files.map((file) => (file.webkitRelativePath || file.name).replace(/\.[^./]*$/, "")))];
+/** The items that uploaded pictures became, the first few; of those that failed as far as the jobs tell them. */
+function linksTo(files, jobs) {
+  const failed = new Set(jobs.flatMap((job) => job.errors ?? []).map(({ ref }) => ref));
+  const names = files.map((file) => file.webkitRelativePath || file.name).filter((name) => !failed.has(name));
+  const ids = [...new Set(names.map((name) => name.replace(/\.[^./]*$/, "")))];
   const links = ids.slice(0, MOST_LINKS).map((id) => element("a", { href: itemLink(id) }, id));
   return ids.length > MOST_LINKS ? [...links, element("a", { href: "/catalog" }, "all pictures")] : links;
 }
