@@ -103,7 +103,8 @@ def _check_visitors(wanted: Filter | None, fill_by: Attribute | None, shown: Col
     fields = [*(leaf.field for leaf in conditions), *([fill_by] if fill_by is not None else [])]
     hidden = [field for field in fields if isinstance(field, Attribute) and field.path[0] not in shown]
     if hidden:
-        raise Forbidden(f"this key shows no attribute but {sorted(shown)}", code="hidden_attribute")
+        allowed = ", ".join(sorted(shown)) or "none"
+        raise Forbidden(f"of attributes this key shows: {allowed}", code="hidden_attribute")
     if len(conditions) > MOST_CONDITIONS:
         raise InvalidRequest(f"a filter of a web page has {MOST_CONDITIONS} conditions at most", code="invalid_filter")
 
