@@ -65,7 +65,9 @@ def _look(client: AkinClient, threshold: float | None) -> str:
 def _print(found: Duplicates) -> None:
     if found.data:
         table = Table(
-            Column("pictures", justify="right"), Column("bytes that could go", justify="right"), "item (score), …"
+            Column("pictures", justify="right"),
+            Column("bytes that could go", justify="right"),
+            "item #image (score), …",
         )
         for cluster in found.data:
             table.add_row(f"{cluster.count:,}", f"{cluster.wasted_bytes:,}", escape(_names(cluster)))
@@ -77,6 +79,6 @@ def _print(found: Duplicates) -> None:
 
 
 def _names(cluster: DuplicateCluster) -> str:
-    named: Sequence[str] = [f"{one.item.item_id} ({one.score:.3f})" for one in cluster.images[:NAMED]]
+    named: Sequence[str] = [f"{one.item.item_id} #{one.image.id} ({one.score:.3f})" for one in cluster.images[:NAMED]]
     more = cluster.count - len(named)
     return ", ".join(named) + (f" and {more:,} more" if more else "")
