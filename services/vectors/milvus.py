@@ -172,7 +172,7 @@ class MilvusStore:
         vectors = self._checked(collection, vectors)
         condition = "" if where is None else render(where)
         if among is None:
-            return list(self._search(collection, vectors, limit, condition, strong))
+            return self._search(collection, vectors, limit, condition, strong)
         found: list[list[Hit]] = [[] for _ in vectors]
         ids = sorted(set(among))
         for piece in _pieces(len(ids), MESSAGE_IDS):
@@ -181,9 +181,7 @@ class MilvusStore:
             found = [sorted(a + b, key=_by_score)[:limit] for a, b in zip(found, hits, strict=True)]
         return found
 
-    def _search(
-        self, collection: str, vectors: Vectors, limit: int, condition: str, strong: bool
-    ) -> Sequence[list[Hit]]:
+    def _search(self, collection: str, vectors: Vectors, limit: int, condition: str, strong: bool) -> list[list[Hit]]:
         ef = max(MIN_FILTERED_EF if condition else MIN_EF, 2 * limit)
         options: dict[str, Any] = {
             "limit": limit,

@@ -6,7 +6,7 @@ To search with four vectors at once takes Milvus 2.3 and pymilvus less than half
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -19,7 +19,7 @@ from services.vectors.base import Vectors
 MOST_VECTORS = 16
 
 Answer = TypeVar("Answer")
-Call = Callable[[Vectors], Sequence[Answer]]
+Call = Callable[[Vectors], list[Answer]]
 
 
 class Together(Generic[Answer]):
@@ -30,7 +30,7 @@ class Together(Generic[Answer]):
         # Those who wait for the next call of a kind, as long as one is under way.
         self._waiting: dict[Hashable, list[_Asked[Answer]]] = {}
 
-    def ask(self, kind: Hashable, vectors: Vectors, call: Call[Answer]) -> Sequence[Answer]:
+    def ask(self, kind: Hashable, vectors: Vectors, call: Call[Answer]) -> list[Answer]:
         """What `call` answers to vectors (n, d), one answer for each.
 
         Args:
@@ -59,7 +59,7 @@ class Together(Generic[Answer]):
             raise told
         return told
 
-    def _lead(self, kind: Hashable, together: list[_Asked[Answer]], call: Call[Answer]) -> Sequence[Answer]:
+    def _lead(self, kind: Hashable, together: list[_Asked[Answer]], call: Call[Answer]) -> list[Answer]:
         """Ask for all of them, the first of which is this thread's, and have another thread lead the next call."""
         mine, *others = together
         try:
@@ -92,4 +92,4 @@ class _Asked(Generic[Answer]):
 
     def __init__(self, vectors: Vectors) -> None:
         self.vectors = vectors
-        self.told: SimpleQueue[Sequence[Answer] | Exception | _Lead] = SimpleQueue()
+        self.told: SimpleQueue[list[Answer] | Exception | _Lead] = SimpleQueue()

@@ -61,7 +61,7 @@ def test_those_who_ask_while_a_call_is_under_way_share_the_next(threads: ThreadP
     together, server = Together[int](), Server()
 
     def ask(*first: int) -> Future[list[int]]:
-        return threads.submit(lambda: list(together.ask("near", vectors(*first), server)))
+        return threads.submit(together.ask, "near", vectors(*first), server)
 
     one = ask(1)
     assert server.begun.acquire(timeout=PATIENCE_S)
@@ -109,7 +109,7 @@ def test_a_call_that_fails_fails_for_all_who_share_it_and_for_nobody_after_them(
     together, server = Together[int](), Server()
 
     def ask(first: int) -> Future[list[int]]:
-        return threads.submit(lambda: list(together.ask("near", vectors(first), server)))
+        return threads.submit(together.ask, "near", vectors(first), server)
 
     one = ask(1)
     assert server.begun.acquire(timeout=PATIENCE_S)
