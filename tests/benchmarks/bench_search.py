@@ -37,7 +37,7 @@ from services.evaluation.speed import device_name
 from services.images.decode import Limits
 from services.images.preprocess import preprocess
 from services.vectors.milvus import MIN_EF
-from tests.benchmarks.filled import LITE, MILVUS, SHARES, Filled, encode, filled_stack
+from tests.benchmarks.filled import LITE, MILVUS, SHARES, Filled, cpu_seconds, encode, filled_stack
 from tests.benchmarks.lean import Connection, request
 
 QUERIES = 64
@@ -286,7 +286,7 @@ def _cpu_seconds(call: Callable[[int], object], numbers: Sequence[int], milvus: 
     """CPU seconds that one call takes of this process and of Milvus."""
 
     def used() -> float:
-        return time.process_time() + sum(sum(process.cpu_times()[:2]) for process in milvus)
+        return time.process_time() + cpu_seconds(milvus)
 
     before = used()
     _timed(call, numbers)

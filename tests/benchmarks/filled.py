@@ -38,7 +38,11 @@ from tests.servers import milvus_server, running, wait_until
 
 LITE, MILVUS = "lite", "2.3.5"
 PIECE = 1000
-LOADED_SECONDS = 15.0
+# Within a minute after an import Milvus puts segments together and indexes them anew, which takes all cores: it rests
+# once it has taken less than this share of one core for so long.
+RESTS_SECONDS = 40.0
+RESTS_SHARE = 0.25
+LOOK_SECONDS = 5.0
 ENCODED_AT_ONCE = 256
 # Members of a filter by the share of items that match it.
 SHARES = {0.5: ("half", 2), 0.05: ("twentieth", 20), 0.005: ("two_hundredth", 200)}
@@ -167,13 +171,13 @@ def filled_stack(pictures: Pictures, milvus: str) -> Iterator[Filled]:
                 progress.advance(task, len(rows))
         services.vectors.barrier(collection)
         services.vectors.seal(collection)
-        _wait_for_index(state.milvus_uri, collection, len(vectors))
         processes = [process, *process.children(recursive=True)]
+        _wait_for_index(state.milvus_uri, collection, len(vectors), processes)
         yield Filled(state, processes, services, catalog_id, collection, np.asarray(ids), vectors)
 
 
-def _wait_for_index(uri: str, collection: str, count: int) -> None:
-    """Until all is indexed, as it is some seconds after an import, and the server has loaded that."""
+def _wait_for_index(uri: str, collection: str, count: int, milvus: Sequence[psutil.Process]) -> None:
+    """Until all is indexed, as it is a minute after an import, and the server has loaded that."""
     with closing(MilvusClient(uri)) as client:
         if client.get_server_version().startswith("milvus_lite"):
             return
@@ -182,7 +186,17 @@ def _wait_for_index(uri: str, collection: str, count: int) -> None:
             "the index of all vectors",
             600,
         )
-    time.sleep(LOADED_SECONDS)
+    rested = 0.0
+    while rested < RESTS_SECONDS:
+        before = cpu_seconds(milvus)
+        time.sleep(LOOK_SECONDS)
+        busy = cpu_seconds(milvus) - before > RESTS_SHARE * LOOK_SECONDS
+        rested = 0.0 if busy else rested + LOOK_SECONDS
+
+
+def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    """CPU seconds that these have taken so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def _add(
