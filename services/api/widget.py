@@ -20,7 +20,7 @@ from services.api.contract import JSON, TEXT, Call, Router
 from services.api.schemas_widget import EventsIn
 from services.catalog import catalogs, events, items, keys
 from services.catalog.keys import Scope
-from services.errors import Overloaded, Unauthorized
+from services.errors import NotFound, Overloaded, Unauthorized
 from services.wiring import Services
 
 router = Router("widget")
@@ -96,7 +96,7 @@ def widget_page() -> BaseResponse:
 
 
 def _page(template: str, item_id: str | None) -> BaseResponse:
-    """A page of a visitor who has signed in; others do so first and come back."""
+    """A page of a visitor who has signed in; others do so first and come back. Of an unknown item, one that says so."""
     services: Services = current_app.extensions["akin"]
     try:
         caller = authenticate(services, request, Scope.SEARCH)
@@ -107,7 +107,11 @@ def _page(template: str, item_id: str | None) -> BaseResponse:
         if item_id is None:
             facts["examples"] = items.page(session, caller.catalog_id, after=0, limit=50)
         else:
-            facts["item"] = items.get(session, caller.catalog_id, item_id)
+            try:
+                facts["item"] = items.get(session, caller.catalog_id, item_id)
+            except NotFound:
+                page = render_template("missing.html", scopes=sorted(caller.scopes), item_id=item_id)
+                return make_response(page, HTTPStatus.NOT_FOUND)
             facts["images"] = items.images_of(session, facts["item"].id, 1)
     own = keys.origin_of(request.host_url)
     page = render_template(

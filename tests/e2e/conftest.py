@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, BrowserType, Error, Page, expect, sync_playwright
 
 from services.client import AkinClient, UploadFile
 from services.samples import MANIFEST_NAME, write_samples
@@ -45,15 +45,15 @@ def browser() -> Iterator[Browser]:
     """A Chromium: the system's, else Playwright's own."""
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        started = launch(playwright)
+        started = launch(playwright.chromium)
         yield started
         started.close()
 
 
-def launch(playwright: Playwright) -> Browser:
+def launch(chromium: BrowserType, *flags: str) -> Browser:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     try:
-        return playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        return chromium.launch(executable_path=program, args=["--no-sandbox", *flags])
     except Error as error:
         require("browser", f"Chromium does not start: {error.message.splitlines()[0]}")
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.e2e.conftest import Site
@@ -248,6 +250,47 @@ def test_a_crop_is_drawn_moved_and_resized_with_the_pointer(found: Page) -> None
     found.keyboard.press("Escape")
     expect(found.locator("#crop")).to_be_hidden()
     assert found.url == address
+
+
+def test_a_crop_of_a_picture_that_the_browser_cannot_show_is_declined(page: Page, site: Site, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.tiff"
+    with Image.open(site.pictures[4]) as picture:
+        picture.save(photo)
+    page.locator("input[data-search]:visible").set_input_files(photo)
+    expect(hits(page)).to_have_count(24)
+
+    page.get_by_role("button", name="Crop of photo.tiff").click()
+
+    expect(page.get_by_role("alert")).to_contain_text("This browser cannot show the picture")
+    expect(page.locator("#crop")).to_be_hidden()
+    expect(hits(page)).to_have_count(24)
+
+
+def test_a_crop_of_a_picture_that_is_gone_from_its_address_is_declined(
+    page: Page, site: Site, shop: str, console_errors: list[str]
+) -> None:
+    address = f"{shop}/{site.pictures[12].parent.name}/{site.pictures[12].name}"
+    page.route(address, lambda route: route.abort())
+    page.get_by_label("Address of a picture").fill(address)
+    page.keyboard.press("Enter")
+    expect(hits(page)).to_have_count(24)
+
+    page.get_by_role("button", name=re.compile("^Crop of ")).click()
+
+    expect(page.get_by_role("alert")).to_contain_text("This browser cannot show the picture")
+    expect(page.locator("#crop")).to_be_hidden()
+    assert all("ERR_FAILED" in text for text in console_errors)  # said by the browser itself
+    console_errors.clear()
+
+
+def test_a_browser_of_early_2023_searches_by_address(page: Page, site: Site, shop: str) -> None:
+    page.add_init_script("delete URL.canParse")
+    address = f"{shop}/{site.pictures[12].parent.name}/{site.pictures[12].name}"
+
+    page.goto(f"{site.url}/?{urlencode({'part': json.dumps({'url': address})})}")
+
+    expect(hits(page)).to_have_count(24)
+    assert ids(page)[0] == item_of(site.pictures[12])
 
 
 def test_conditions_on_items_filter_the_hits_and_stay_when_going_on_from_a_hit(found: Page) -> None:

@@ -48,6 +48,17 @@ def test_every_page_is_come_back_to_after_signing_in(context: BrowserContext, si
     expect(page).to_have_url(site.url + path)
 
 
+def test_a_browser_of_early_2023_signs_in(context: BrowserContext, site: Site, console_errors: list[str]) -> None:
+    context.add_init_script("delete URL.canParse")
+    page = context.new_page()
+    page.goto(f"{site.url}/catalog")
+
+    page.get_by_label("API key").fill(site.key)
+    page.keyboard.press("Enter")
+
+    expect(page).to_have_url(f"{site.url}/catalog")
+
+
 @pytest.mark.parametrize(
     "elsewhere", ["https://elsewhere.example/", "//elsewhere.example", "javascript:alert(1)", "http://["]
 )

@@ -1,6 +1,7 @@
 /** Choosing a part of a picture: a rectangle that the pointer draws, moves and resizes, and the arrow keys too. */
 
 import { element, find } from "./dom.js";
+import { report } from "./shell.js";
 
 const MOST_WIDTH = 720; // of the picture on the screen, in CSS pixels
 const MOST_HEIGHT = 560;
@@ -9,6 +10,9 @@ const SMALLEST = 0.05;
 const STEP = 0.02;
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
+const UNSEEN =
+  "This browser cannot show the picture, so no part of it can be chosen: it may be of a format that browsers do not " +
+  "know, such as TIFF or HEIC, or no longer be at its address.";
 
 const dialog = find("crop");
 const stage = find("crop-stage");
@@ -29,7 +33,12 @@ const share = (value) => `${Math.round(value * 100)}%`;
  */
 export async function chooseCrop(address, before) {
   const image = element("img", { src: address, alt: "The picture to choose a part of", draggable: false });
-  await image.decode();
+  try {
+    await image.decode();
+  } catch {
+    report(new Error(UNSEEN));
+    return undefined;
+  }
   fit(image);
   stage.querySelector("img")?.remove();
   stage.prepend(image);

@@ -24,6 +24,15 @@ export function unescaped(text) {
   }
 }
 
+/** An address; null where the text is none. (URL.canParse came to browsers at the end of 2023 only.) */
+export function urlOf(text, base) {
+  try {
+    return new URL(text, base);
+  } catch {
+    return null;
+  }
+}
+
 /** A line drawing of 20 × 20 units, for beside words. */
 export function icon(lines) {
   const drawn = document.createElementNS(SVG, "svg");

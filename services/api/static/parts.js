@@ -71,10 +71,11 @@ export async function showParts(parts, changed, signal) {
 const placeholder = () =>
   element("li", { className: "part", ariaHidden: "true" }, element("div", { className: "part-picture skeleton" }));
 
-/** Lay the grid of a hit over the picture that was searched with; null takes it away. */
-export function showRegions(grid) {
+/** Lay what a hit's regions say of the picture that was searched with over it; without any it is taken away. */
+export function showRegions(regions) {
   const [{ canvas, image } = {}] = drawn.found;
-  if (canvas && current.length === 1) paint(canvas, image, { crop: current[0].crop, grid });
+  if (!canvas || current.length > 1) return;
+  paint(canvas, image, { crop: current[0].crop, grid: regions?.query, box: regions?.query_box });
 }
 
 const replace = (number, change) => tell(current.map((one, at) => (at === number ? { ...one, ...change } : one)));

@@ -6,6 +6,8 @@
  * `where`, rows of a field, an operator and a value; `diversity`; and `explain`.
  */
 
+import { urlOf } from "./dom.js";
+
 export const NOTHING = { parts: [], where: [], diversity: 0, explain: false };
 export const MOST_PARTS = 8;
 const MOST_TEXT = 1000;
@@ -106,7 +108,7 @@ function parsed(text) {
   }
 }
 
-const isWeb = (url) => typeof url === "string" && URL.canParse(url) && /^https?:/i.test(url);
+const isWeb = (url) => typeof url === "string" && /^https?:$/.test(urlOf(url)?.protocol);
 const isSentence = (text) => typeof text === "string" && text.trim() !== "" && text.length <= MOST_TEXT;
 const isShare = (value) => typeof value === "number" && value >= 0 && value <= 1;
 

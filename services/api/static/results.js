@@ -46,7 +46,7 @@ export function showAnswer(answer, { hrefOf, steered, narrowed }) {
     : narrowed ? NONE_MEETS : NONE;
   const explained = hits.find((one) => one.regions);
   find("legend-text").textContent = explained ? COMMON : UNCOMMON;
-  showRegions(explained?.regions.query ?? null);
+  showRegions(explained?.regions);
   showTimings(explain);
   learn(hits.map((one) => one.item));
   const best = hits.length ? `, the best ${percent(hits[0].score)} alike` : "";
@@ -89,8 +89,8 @@ function card(one, hrefOf, steered) {
 
 function explain(made, regions) {
   const image = made.querySelector("img");
-  paint(overlay(image), image, { grid: regions.hit });
-  for (const name of ["pointerenter", "focusin"]) made.addEventListener(name, () => showRegions(regions.query));
+  paint(overlay(image), image, { grid: regions.hit, box: regions.hit_box });
+  for (const name of ["pointerenter", "focusin"]) made.addEventListener(name, () => showRegions(regions));
 }
 
 /** How long each stage took, for those who asked for an explanation. */

@@ -1,7 +1,7 @@
 /** Signs a browser in: with the key in the link that `akin up` prints, or with a typed one. */
 
 import { signIn } from "./api.js";
-import { find, unescaped } from "./dom.js";
+import { find, unescaped, urlOf } from "./dom.js";
 
 const form = find("signin");
 const field = find("key");
@@ -28,9 +28,8 @@ async function enter(key, hint = "") {
 /** The page that was asked for, where there was one; never another site, whatever the address says. */
 function wanted() {
   const next = new URLSearchParams(location.search).get("next") ?? "/";
-  if (!URL.canParse(next, location.origin)) return "/";
-  const address = new URL(next, location.origin);
-  return address.origin === location.origin ? address.href : "/";
+  const address = urlOf(next, location.origin);
+  return address?.origin === location.origin ? address.href : "/";
 }
 
 function enterByLink() {

@@ -6,7 +6,8 @@ const form = find("builder");
 const preview = find("preview");
 const script = new URL("/widget.js", location.origin).href;
 // What the widget does without being told stays out of the lines.
-const DEFAULTS = { limit: "8", "--akin-tile": "170px", "--akin-gap": "16px", "--akin-radius": "10px" };
+const DEFAULTS = { limit: "8", diversity: "0", "--akin-tile": "170px", "--akin-gap": "16px", "--akin-radius": "10px" };
+const TYPED = ["heading", "limit", "fill-by", "min-score", "diversity"];
 const SHOWN = ["price", "currency", "in_stock"]; // by a key that is not told what to show
 const known = new Map(); // key → its origins and the attributes that it shows
 let height = 0; // of the row, in pixels: the place is kept until the script has come
@@ -18,8 +19,9 @@ function attributes() {
   const { elements } = form;
   // By its id: a form's elements have a method `item`.
   const item = find("item").value.trim();
-  const text = Object.fromEntries(["heading", "limit", "fill-by"].map((name) => [name, elements[name].value.trim()]));
-  const chosen = { item, ...text, "in-stock": elements["in-stock"].checked, target: elements.blank.checked ? "_blank" : "" };
+  const text = Object.fromEntries(TYPED.map((name) => [name, elements[name].value.trim()]));
+  const [collapse, target] = [elements.near.checked ? "near" : "", elements.blank.checked ? "_blank" : ""];
+  const chosen = { item, ...text, collapse, "in-stock": elements["in-stock"].checked, target };
   return Object.entries(chosen).filter(([name, value]) => value && DEFAULTS[name] !== value);
 }
 
@@ -52,7 +54,7 @@ function showPreview() {
   if (!preview) return;
   const wanted = new Map(attributes());
   // The preview's own key shows no attribute to fill up by.
-  for (const name of ["item", "heading", "limit", "in-stock", "target"]) {
+  for (const name of ["item", "heading", "limit", "min-score", "diversity", "collapse", "in-stock", "target"]) {
     const value = wanted.get(name);
     if (value === undefined) preview.removeAttribute(name);
     else if (preview.getAttribute(name) !== String(value)) preview.setAttribute(name, value);

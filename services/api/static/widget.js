@@ -4,10 +4,13 @@
  * item, key      your id of the item, and a publishable key of its catalog; filter, fill-by and in-stock may name
  *                attributes that the key shows
  * limit          how many at most (8)
- * heading        a text above them
+ * heading        a text above them, and the row's name
  * in-stock       only items whose attribute in_stock is true
  * filter         a filter as JSON, as /v1/search takes it
  * fill-by        an attribute, such as category: where too few look alike, the newest with the same value follow
+ * min-score      the lowest cosine of a look-alike, from -1 to 1 (-1)
+ * collapse       which pictures count as one: identical, near or none (identical)
+ * diversity      how unlike each other they are to be, from 0 to 1 (0)
  * link           an address with {item} for the id, where the items' own urls are not to be gone to
  * target         of the links, such as _blank
  * server         where Akin is, unless this script comes from there
@@ -27,7 +30,12 @@
   if (customElements.get(NAME)) return;
   const script = document.currentScript ?? document.querySelector('script[src$="/widget.js"]');
   const SIZES = [128, 256, 512];
+  const PASSED_ON = ["filter", "fill-by", "min-score", "collapse", "diversity"];
   const SEEN_MS = 1000;
+  const GATHER_MS = 1000;
+  // The server takes no more at once, nor longer ones.
+  const MOST_EVENTS = 50;
+  const MOST_TEXT = 8192;
 
   const sheet = new CSSStyleSheet();
   // Nothing but the width of a tile decides the height, so that the page stays still when the items come; and the row
@@ -52,7 +60,7 @@
     [part=title] { height: 2.7em; margin-block: .5em .15em; }
     [part=price] { height: 1.35em; font-weight: 600; color: var(--akin-price-color, inherit); }
     a:hover [part=title] { text-decoration: underline; }
-    a:focus-visible { outline: 2px solid var(--akin-accent, currentcolor); outline-offset: 2px; border-radius: 4px; }
+    :is(a, ul):focus-visible { outline: 2px solid var(--akin-accent, currentcolor); outline-offset: 2px; border-radius: 4px; }
     @media (prefers-reduced-motion: no-preference) {
       ul[aria-busy=true] [part=picture] { animation: breathe 1.4s ease-in-out infinite; }
       @keyframes breathe { 50% { opacity: .5; } }
@@ -77,9 +85,41 @@
     }
   }
 
+  // By the address that they go to: what all widgets of the page have to report, as JSON.
+  const events = new Map();
+  let timer;
+
+  function report(address, event) {
+    const text = JSON.stringify(event);
+    let held = events.get(address) ?? [];
+    if (held.length === MOST_EVENTS || [...held, text].join().length > MOST_TEXT) {
+      flush();
+      held = [];
+    }
+    events.set(address, [...held, text]);
+    timer ??= setTimeout(flush, GATHER_MS);
+  }
+
+  function flush() {
+    clearTimeout(timer);
+    timer = null;
+    for (const [address, texts] of events) {
+      const body = `{"events":[${texts}]}`;
+      // Of pages with a strict Referrer-Policy a beacon tells no origin. Text, so that nobody asks first.
+      if ("keepalive" in Request.prototype) {
+        fetch(address, { method: "POST", mode: "cors", credentials: "omit", keepalive: true, body }).catch(() => {});
+      } else navigator.sendBeacon(address, body);
+    }
+    events.clear();
+  }
+
+  // The page's last moments.
+  addEventListener("pagehide", flush);
+  document.addEventListener("visibilitychange", () => document.hidden && flush());
+
   class AkinSimilar extends HTMLElement {
     static observedAttributes = [
-      "item", "key", "limit", "heading", "in-stock", "filter", "fill-by", "link", "target", "server",
+      "item", "key", "limit", "heading", "in-stock", ...PASSED_ON, "link", "target", "server",
     ];
 
     #root = this.attachShadow({ mode: "open" });
@@ -126,28 +166,35 @@
       if (this.hidden) return;
       const places = Array.from({ length: this.#limit }, () => this.#place(make("div", { part: "card" })));
       this.#show(places, true);
-      let answer = {};
+      let found = { hits: [], others: [] };
       try {
         const response = await fetch(this.#question(item, key), { signal: asked.signal, credentials: "omit" });
-        if (response.ok) answer = await response.json();
+        const answer = response.ok ? await response.json() : found;
+        if (asked.signal.aborted) return;
+        this.#fill(answer, key, asked.signal);
+        found = answer;
       } catch {
         // The page of a shop goes on without.
       }
       if (asked.signal.aborted) return;
-      const { hits = [], others = [], index = null } = answer;
-      this.#index = index;
-      const shown = [...hits, ...others];
-      this.hidden = shown.length === 0;
-      this.#show(shown.map((found, at) => this.#place(this.#card(found, at + 1, key))), false);
-      if (shown.length) this.#watch(shown.map((found) => found.item.item_id), asked.signal);
+      const { hits, others } = found;
+      this.hidden = hits.length + others.length === 0;
       this.#tell("akin-load", { hits, others });
+    }
+
+    #fill({ hits, others, index }, key, signal) {
+      const shown = [...hits, ...others];
+      this.#index = index;
+      this.#show(shown.map((found, at) => this.#place(this.#card(found, at + 1, key))), false);
+      if (shown.length) this.#watch(shown.map((found) => found.item.item_id), signal);
     }
 
     #question(item, key) {
       const asked = new URLSearchParams({ key, limit: this.#limit });
       if (this.hasAttribute("in-stock")) asked.set("in_stock", "true");
-      if (this.getAttribute("filter")) asked.set("filter", this.getAttribute("filter"));
-      if (this.getAttribute("fill-by")) asked.set("fill_by", this.getAttribute("fill-by"));
+      for (const name of PASSED_ON) {
+        if (this.getAttribute(name)) asked.set(name.replace("-", "_"), this.getAttribute(name));
+      }
       return `${this.#server}/v1/items/${encodeURIComponent(item)}/similar?${asked}`;
     }
 
@@ -155,6 +202,11 @@
       const heading = this.getAttribute("heading");
       const list = make("ul", { part: "list", role: "list", "aria-busy": busy }, ...places);
       if (heading) list.setAttribute("aria-labelledby", "heading");
+      // Without links the keyboard scrolls the row itself.
+      if (!busy && !list.querySelector("a")) {
+        list.tabIndex = 0;
+        if (!heading) list.setAttribute("aria-label", "Similar items");
+      }
       this.#root.replaceChildren(...(heading ? [make("h2", { part: "heading", id: "heading" }, heading)] : []), list);
     }
 
@@ -193,9 +245,9 @@
     /** Where an item's link leads: to the web only, whatever the catalog says. */
     #address(item) {
       const written = this.getAttribute("link")?.replace("{item}", () => encodeURIComponent(item.item_id)) ?? item.url;
-      if (!written || !URL.canParse(written, document.baseURI)) return null;
-      const address = new URL(written, document.baseURI);
-      return /^https?:$/.test(address.protocol) ? address.href : null;
+      if (!written) return null;
+      const { href, protocol } = make("a", { href: written });
+      return /^https?:$/.test(protocol) ? href : null;
     }
 
     #picture({ id }, name, key) {
@@ -241,12 +293,8 @@
     }
 
     #report(event) {
-      const events = [{ ...event, item_id: this.getAttribute("item"), index: this.#index }];
-      const key = encodeURIComponent(this.getAttribute("key"));
-      // Not sendBeacon: of pages with a strict Referrer-Policy it tells no origin. Text, so that nobody asks first.
-      fetch(`${this.#server}/v1/events?key=${key}`, {
-        method: "POST", mode: "cors", credentials: "omit", keepalive: true, body: JSON.stringify({ events }),
-      }).catch(() => {});
+      const address = `${this.#server}/v1/events?key=${encodeURIComponent(this.getAttribute("key"))}`;
+      report(address, { ...event, item_id: this.getAttribute("item"), index: this.#index });
     }
   }
 
