@@ -8,6 +8,7 @@ left alone.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ from services.additions import Added, add, entry_states
 from services.catalog import entries, items, jobs, ledger, removal
 from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
-from services.catalog.models import Job, JobEntry
+from services.catalog.models import Image, Job, JobEntry
 from services.catalog.states import EntryState, ImportMode, JobState, Priority
-from services.errors import ImageRejected
+from services.errors import AkinError, ImageRejected
 from services.gathering import FieldsOnly, Found, Gathered, NotYet, Refused, Unmodified, gather
 from services.listing import FETCHED_SECONDS, list_more
 from services.queue import Task
+from services.sources.names import printable
 from services.wiring import Services
+
+logger = logging.getLogger(__name__)
 
 ENTRIES_AT_ONCE = 256
 # The encoders wait for the first of an import.
@@ -40,6 +44,7 @@ LEFT_OUT_AT_ONCE = 1_000
 # A server that does not give a picture is asked so often, after pauses that grow fourfold from this.
 FETCH_ATTEMPTS = 4
 FIRST_PAUSE = timedelta(seconds=5)
+ENTRY_FAULT = "entry_fault"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Good:
     data: bytes | None
 
 
+ITEM_EXISTS = Refused("item_exists", "the catalog has this item, and the import is to create only")
 Outcome = Good | Unmodified | FieldsOnly | NotYet | Refused
 
 
@@ -104,22 +110,68 @@ def _accept(services: Services, job: Job) -> None:
     count = min(ENTRIES_AT_ONCE, FIRST_ENTRIES) if job.state == JobState.QUEUED else ENTRIES_AT_ONCE
     with services.database.transaction() as session:
         claimed = entries.claim(session, job.id, count, now() + lease)
+    _accept_all(services, job, claimed)
+
+
+def _accept_all(services: Services, job: Job, claimed: Sequence[JobEntry]) -> None:
     left = {entry.id for entry in claimed}
     try:
+        if job.mode == ImportMode.CREATE:
+            claimed = _without_existing(services, job, claimed)
+            left = {entry.id for entry in claimed}
         for piece in gather(services, job, claimed):
             looked = _inspect(services, piece)
             blobs = {o.picture.sha256: o.data for o in looked.values() if isinstance(o, Good) and o.data is not None}
             content.ensure_stored(services, blobs)
             with services.database.transaction() as session:
-                _settle(session, job.id, looked)
-                removal.keep_orphans(session, list(blobs))
-            content.ensure_stored(services, blobs)
+                kept = _settle(session, job.id, looked) & blobs.keys()
+                removal.keep_orphans(session, kept)
+                removal.note_orphans(session, blobs.keys() - kept)
+            content.ensure_stored(services, {sha256: blobs[sha256] for sha256 in kept})
             left -= looked.keys()
             services.queue.wake(Task.EMBED)
+    except AkinError:
+        raise
+    except Exception:
+        logger.exception("import %s: one of %d entries cannot be looked at", job.id, len(left))
+        left = _accept_alone(services, job, [entry for entry in claimed if entry.id in left])
     finally:
         if left:
             with services.database.transaction() as session:
                 entries.release(session, left)
+
+
+def _accept_alone(services: Services, job: Job, claimed: Sequence[JobEntry]) -> set[int]:
+    """Look at each by itself, as one of them met an unexpected error; returns those that there was no time for.
+
+    A single one is it: it is put off, and fails after some attempts.
+    """
+    if len(claimed) == 1:
+        fault = NotYet(ENTRY_FAULT, "looking at it met unexpected errors; the worker's log has them")
+        with services.database.transaction() as session:
+            for entry in entries.still_pending(session, [claimed[0].id]):
+                _put_off(session, entry, fault)
+        return set()
+    until = time.monotonic() + TASK_SECONDS
+    waiting = list(claimed)
+    while waiting and time.monotonic() < until:
+        _accept_all(services, job, [waiting.pop(0)])
+    return {entry.id for entry in waiting}
+
+
+def _without_existing(services: Services, job: Job, claimed: Sequence[JobEntry]) -> Sequence[JobEntry]:
+    """Of an import that only creates, the entries whose bytes are worth getting: the others fail."""
+    with services.database.reading() as session:
+        there = _existing(session, job, claimed)
+    refused: dict[int, Outcome] = {entry.id: ITEM_EXISTS for entry in claimed if entry.item["item_id"] in there}
+    if refused:
+        with services.database.transaction() as session:
+            _settle(session, job.id, refused)
+    return [entry for entry in claimed if entry.id not in refused]
+
+
+def _existing(session: Session, job: Job, pending: Sequence[JobEntry]) -> set[str]:
+    return items.older_than(session, job.catalog_id, {entry.item["item_id"] for entry in pending}, job.created_at)
 
 
 def _inspect(services: Services, piece: Sequence[tuple[JobEntry, Gathered]]) -> dict[int, Outcome]:
@@ -137,11 +189,12 @@ def _inspect(services: Services, piece: Sequence[tuple[JobEntry, Gathered]]) -> 
     return looked
 
 
-def _settle(session: Session, job_id: str, looked: Mapping[int, Outcome]) -> None:
+def _settle(session: Session, job_id: str, looked: Mapping[int, Outcome]) -> set[str]:
+    """Bring the entries to where their outcomes take them; returns the hashes of the pictures that were accepted."""
     # Locked: a cancel comes before these entries are accepted, or after.
     job = jobs.lock(session, job_id)
     if job is None or job.state == JobState.CANCELLED:
-        return
+        return set()
     jobs.start(job)
     pending = entries.still_pending(session, list(looked))
     if job.mode == ImportMode.CREATE:
@@ -155,19 +208,20 @@ def _settle(session: Session, job_id: str, looked: Mapping[int, Outcome]) -> Non
     _settle_fields(session, job, [e for e in pending if isinstance(looked[e.id], FieldsOnly | Unmodified)], looked)
     good = [(entry, outcome) for entry in pending if isinstance(outcome := looked[entry.id], Good)]
     _settle_good(session, job, good)
+    return {outcome.picture.sha256 for _, outcome in good}
 
 
 def _refuse_existing(session: Session, job: Job, pending: Sequence[JobEntry]) -> list[JobEntry]:
     """Of an import that only creates, the entries whose item was there before it began fail."""
-    there = items.older_than(session, job.catalog_id, {e.item["item_id"] for e in pending}, job.created_at)
+    there = _existing(session, job, pending)
     for entry in pending:
         if entry.item["item_id"] in there:
-            _fail(session, entry, Refused("item_exists", "the catalog has this item, and the import is to create only"))
+            _fail(session, entry, ITEM_EXISTS)
     return [entry for entry in pending if entry.item["item_id"] not in there]
 
 
 def _fail(session: Session, entry: JobEntry, refused: Refused) -> None:
-    entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, refused.code, refused.detail
+    entry.state, entry.error_code, entry.error_detail = EntryState.FAILED, refused.code, printable(refused.detail)
     if entry.sha256 is not None:
         removal.note_orphans(session, [entry.sha256])
 
@@ -188,14 +242,17 @@ def _settle_fields(session: Session, job: Job, unpictured: Sequence[JobEntry], l
     kept = [outcome.image_id for entry in unpictured if isinstance(outcome := looked[entry.id], Unmodified)]
     alive = items.images_by_id(session, job.catalog_id, kept)
     ledger.retry_failed(session, list(alive))
+    places = {(one.item.item_id, one.origin) for one in alive.values() if one.item is not None and one.origin}
+    there = items.all_from_origins(session, job.catalog_id, places)
     same: list[tuple[JobEntry, Added]] = []
     for entry in unpictured:
         outcome = looked[entry.id]
         entry.item_pk = item_pks[entry.item["item_id"]]
         if not isinstance(outcome, Unmodified):
             entry.state = EntryState.UNCHANGED
-        elif outcome.image_id in alive:
-            same.append((entry, Added(entry.item_pk, outcome.image_id, created=False)))
+        elif (image := alive.get(outcome.image_id)) is not None:
+            entry.replaces = _latest_other(there.get((entry.item["item_id"], image.origin or ""), ()), image.id)
+            same.append((entry, Added(entry.item_pk, image.id, created=False)))
         else:  # deleted meanwhile: fetched anew
             entry.due_at = now()
     _set_states(session, same)
@@ -204,15 +261,20 @@ def _settle_fields(session: Session, job: Job, unpictured: Sequence[JobEntry], l
 def _settle_good(session: Session, job: Job, good: Sequence[tuple[JobEntry, Good]]) -> None:
     wanted = [(ItemFields(**entry.item), outcome.picture) for entry, outcome in good]
     places = {(f.item_id, picture.origin.place) for f, picture in wanted if picture.origin is not None}
-    before = {key: image.id for key, image in items.from_origins(session, job.catalog_id, places).items()}
+    before = items.all_from_origins(session, job.catalog_id, places)
     all_added = add(session, job.catalog_id, wanted, Priority.IMPORT)
     for (entry, outcome), added in zip(good, all_added, strict=True):
         origin = outcome.picture.origin
-        former = before.get((entry.item["item_id"], origin.place)) if origin is not None else None
-        entry.replaces = former if former != added.image_id else None
+        there = before.get((entry.item["item_id"], origin.place), ()) if origin is not None else ()
+        entry.replaces = _latest_other(there, added.image_id)
         entry.item_pk = added.item_pk
         entry.sha256 = outcome.picture.sha256
     _set_states(session, [(entry, added) for (entry, _), added in zip(good, all_added, strict=True)])
+
+
+def _latest_other(images: Sequence[Image], own: int) -> int | None:
+    """The latest image of a place that is not the one which lies there now."""
+    return max((image.id for image in images if image.id != own), default=None)
 
 
 def _set_states(session: Session, settled: Sequence[tuple[JobEntry, Added]]) -> None:

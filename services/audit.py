@@ -38,6 +38,7 @@ Step = Callable[[Services, bool, Place], Piece]
 STEPS: Mapping[str, Step] = {
     "leased": audit_rows.find_leased,
     "deleting": audit_rows.find_deleting,
+    "deleted": audit_rows.find_deleted,
     "vectors": audit_vectors.compare,
     "collections": audit_vectors.list_unnamed,
     "pictures": audit_bytes.compare_pictures,

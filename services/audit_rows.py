@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from services import finishing, purging
-from services.catalog import entries, ledger, stale
+from services.catalog import entries, ledger, removal, stale
 from services.catalog.audits import Finding, Kind, Piece, Place
 from services.wiring import Services
 
@@ -56,6 +56,22 @@ def find_deleting(services: Services, repair: bool, place: Place) -> Piece:
         if repair or row.id in left
     ]
     return Piece(0, {"after": found[-1].id} if len(found) == AT_ONCE else None, findings)
+
+
+def find_deleted(services: Services, repair: bool, place: Place) -> Piece:
+    """Images that were deleted long ago and have no ledger row left, with which they should have gone."""
+    after = place.get("after", 0)
+    with services.database.reading() as session:
+        seen = stale.deleted(session, after, AT_ONCE)
+
+    def settle(session: Session) -> Sequence[Finding]:
+        found = stale.deleted(session, after, AT_ONCE)
+        if repair:
+            removal.purge_images(session, found)
+        detail = "deleted long ago, and nothing of it is left but its row and its bytes"
+        return [Finding(Kind.STALE_IMAGE, f"image {image_id}", detail, repair) for image_id in found]
+
+    return Piece(0, {"after": seen[-1]} if len(seen) == AT_ONCE else None, settle=settle)
 
 
 def find_accepted(services: Services, repair: bool, place: Place) -> Piece:

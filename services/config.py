@@ -62,7 +62,11 @@ class Settings(BaseSettings):
     max_import_files: Positive = Field(1000, description="files in one import request")
     max_archive_bytes: Positive = Field(16 * GIGABYTE, description="largest accepted archive or manifest, in bytes")
     max_backlog: Positive = Field(
-        100_000, description="pictures of a catalog that may wait; uploads beyond are answered 429"
+        100_000,
+        description=(
+            "pictures of a catalog that may wait; uploads beyond are answered 429, single ones when so many single "
+            "ones wait"
+        ),
     )
     import_roots: str = Field(
         "", description="folders and s3://, gs://, az:// prefixes that imports may read, separated by commas"
@@ -81,7 +85,10 @@ class Settings(BaseSettings):
     decode_memory: Positive = Field(2048 * MEGABYTE, description="bytes of address space of a decoding process")
 
     embed_batch: Positive = Field(128, description="pictures encoded together")
-    lease_seconds: Seconds = Field(60.0, description="how long a worker may hold claimed ledger rows")
+    # What is held for longer than entries.LONGEST_WAIT is taken for the work of a clock that is ahead.
+    lease_seconds: float = Field(
+        60.0, gt=0, le=600, description="how long a worker may hold claimed ledger rows, at most 600"
+    )
     max_attempts: Positive = Field(3, description="times that an embedding is tried before it is failed")
     wake_seconds: Seconds = Field(2.0, description="how often the scheduler wakes the loop for pending rows")
 

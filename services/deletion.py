@@ -8,7 +8,7 @@ bytes go as they do for single deletes (services/catalog/removal.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select
@@ -128,29 +128,35 @@ def _delete_piece(services: Services, job_id: str) -> bool:
 
 def _delete_items(session: Session, job: Job) -> tuple[int, int]:
     """How many items and images of the next piece were deleted; none when all are."""
-    found = session.scalars(
+    wanted = _condition(job.catalog_id, job.source)
+    while found := session.scalars(
         select(Item.id)
-        .where(_condition(job.catalog_id, job.source), Item.id > job.cursor["after"], Item.id <= job.cursor["last"])
+        .where(wanted, Item.id > job.cursor["after"], Item.id <= job.cursor["last"])
         .order_by(Item.id)
         .limit(ITEMS_AT_ONCE)
-        .with_for_update()
-    ).all()
-    if not found:
-        return 0, 0
-    job.cursor = {**job.cursor, "after": found[-1]}
-    return len(found), _delete(session, found)
+    ).all():
+        job.cursor = {**job.cursor, "after": found[-1]}
+        deleted = _delete(session, wanted & Item.id.in_(found))
+        if any(deleted):
+            return deleted
+    return 0, 0
 
 
 def _empty_catalog(session: Session, catalog_id: int) -> tuple[int, int]:
     found = session.scalars(select(Item.id).where(Item.catalog_id == catalog_id).limit(ITEMS_AT_ONCE)).all()
-    return len(found), _delete(session, found)
+    return _delete(session, Item.id.in_(found))
 
 
-def _delete(session: Session, item_pks: Sequence[int]) -> int:
+def _delete(session: Session, which: ColumnElement[bool]) -> tuple[int, int]:
+    """Delete items and tombstone their images; returns how many of each.
+
+    They are locked in the order in which uploads lock theirs, and only those that are wanted once they are.
+    """
+    item_pks = session.scalars(select(Item.id).where(which).order_by(Item.item_id).with_for_update()).all()
     images = select(Image.id).where(Image.item_pk.in_(item_pks), Image.deleted_at.is_(None))
     count = removal.delete_images(session, images)
     session.execute(delete(Item).where(Item.id.in_(item_pks)))
-    return count
+    return len(item_pks), count
 
 
 def _condition(catalog_id: int, selection: Selection) -> ColumnElement[bool]:

@@ -104,6 +104,10 @@ class FetchFailed(AkinError):
         self.passing = passing
 
 
+class FetchQueued(FetchFailed):
+    """A server that was not asked, because so many others were asking it."""
+
+
 class EncoderError(AkinError):
     """A checkpoint is damaged, or needs an architecture or preprocessing that this release does not have."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from services import content, writing
 from services.catalog import catalogs, entries, jobs, replacing
 from services.catalog.models import Job
-from services.catalog.states import ImportMode
+from services.catalog.states import ImportMode, JobState
 from services.errors import NotFound, Unavailable
 from services.queue import Task
 from services.wiring import Services
@@ -26,13 +26,18 @@ TASK_SECONDS = 20.0
 def finish_imports(services: Services, seconds: float = TASK_SECONDS) -> bool:
     """Finish imports whose every entry is settled, once a search is sure to see their vectors.
 
+    What was accepted of a cancelled import takes the place of what was there before, as in others.
+
     Returns whether something is left for another run, which is then in the queue: further pieces of what imports
     replace, or what the time did not suffice for.
     """
     until = time.monotonic() + seconds
     with services.database.reading() as session:
         settled: dict[int, list[Job]] = defaultdict(list)
-        for job in jobs.settled_imports(session, JOBS_AT_ONCE):
+        for job in (
+            *jobs.settled_imports(session, JOBS_AT_ONCE),
+            *replacing.left_by_cancelled(session, JOBS_AT_ONCE),
+        ):
             settled[job.catalog_id].append(job)
     again = False
     for catalog_id, finished in settled.items():
@@ -66,8 +71,12 @@ def _finish(services: Services, job: Job) -> bool:
     """
     with services.database.transaction() as session:
         current = jobs.lock(session, job.id)
-        if current is None or current.finished_at is not None or not entries.are_settled(session, job.id):
-            return False  # cancelled, or retried, or another worker was quicker
+        if current is None or not entries.are_settled(session, job.id):
+            return False  # its catalog was deleted, or it was retried
+        if current.state == JobState.CANCELLED:
+            return replacing.go_on_for_cancelled(session, current, REMOVED_AT_ONCE)
+        if current.finished_at is not None:
+            return False  # another worker was quicker
         with_errors = entries.any_failed(session, job.id)
         if _remove_former(session, current, complete=current.error_code is None and not with_errors):
             return True

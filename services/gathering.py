@@ -13,6 +13,7 @@ from services.catalog.models import Image, Job, JobEntry
 from services.content import PIECE_BYTES
 from services.errors import (
     FetchFailed,
+    FetchQueued,
     FetchRefused,
     Forbidden,
     ImageReason,
@@ -59,6 +60,11 @@ class NotYet:
 
     code: str
     detail: str
+
+
+@dataclass(frozen=True)
+class NotAsked(NotYet):
+    """So many others were asking the same server that it was not asked."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,14 @@ def _fetch_all(services: Services, job: Job, entries: Sequence[JobEntry]) -> Ite
             if time.monotonic() > until:
                 return
             some = entries[start : start + threads]
-            yield list(zip(some, pool.map(lambda entry: _fetch(services, entry, known), some), strict=True))
+            fetched = list(zip(some, pool.map(lambda entry: _fetch(services, entry, known), some), strict=True))
+            # Of a server that answers, only slowly, the others are asked later; one that does not is not waited for.
+            answering = {_host(entry) for entry, outcome in fetched if not isinstance(outcome, NotYet)}
+            yield [(e, outcome) for e, outcome in fetched if type(outcome) is not NotAsked or _host(e) not in answering]
+
+
+def _host(entry: JobEntry) -> str:
+    return (entry.url or "").partition("://")[2].partition("/")[0]
 
 
 def _fetch(services: Services, entry: JobEntry, known: Mapping[tuple[str, str], Image]) -> Gathered:
@@ -160,6 +173,8 @@ def _fetch(services: Services, entry: JobEntry, known: Mapping[tuple[str, str], 
         fetched = services.fetcher.get(entry.url, max_bytes=services.settings.max_image_bytes, known=version)
     except FetchRefused as error:
         return Refused(error.code, error.detail)
+    except FetchQueued as error:
+        return NotAsked(error.code, error.detail)
     except FetchFailed as error:
         return NotYet(error.code, error.detail) if error.passing else Refused(error.code, error.detail)
     except TooLarge as error:

@@ -64,16 +64,18 @@ class Accepted:
     created: bool
 
 
-def check_backlog(services: Services, catalog_id: int) -> None:
-    """Refuse further uploads while too many pictures of the catalog wait.
+def check_backlog(services: Services, catalog_id: int, priority: Priority) -> None:
+    """Refuse further uploads while too many pictures of the catalog wait before them.
+
+    Single uploads go before imports and what an audit embeds anew, and do not wait for these.
 
     Raises:
         Overloaded: they do.
     """
     most = services.settings.max_backlog
     with services.database.reading() as session:
-        waiting = ledger.waiting(session, most, catalog_id, Priority.IMPORT)
-        if waiting < most:
+        waiting = ledger.waiting(session, most, catalog_id, priority)
+        if priority >= Priority.IMPORT and waiting < most:
             waiting += entries.waiting(session, catalog_id, most - waiting)
     if waiting >= most:
         raise Overloaded(
@@ -86,9 +88,9 @@ def accept(services: Services, catalog_id: int, upload: Upload) -> Accepted:
 
     Raises:
         ImageRejected: the bytes are not a picture that can be embedded.
-        Overloaded: too many pictures wait.
+        Overloaded: too many single uploads wait.
     """
-    check_backlog(services, catalog_id)
+    check_backlog(services, catalog_id, Priority.UPLOAD)
     info = services.decoder.verify(upload.data)
     sha256 = content.store(services, upload.data)
     picture = Picture(sha256, info.format, info.media_type, info.width, info.height, len(upload.data))
@@ -122,7 +124,7 @@ def start_import(services: Services, catalog_id: int, uploads: Iterable[Upload],
     Raises:
         Overloaded: too many pictures wait.
     """
-    check_backlog(services, catalog_id)
+    check_backlog(services, catalog_id, Priority.IMPORT)
     uploads = list(uploads)
     hashes = [content.store(services, upload.data) for upload in uploads]
     rows = [
@@ -142,7 +144,7 @@ def start_fetching(
     Raises:
         Overloaded: too many pictures wait.
     """
-    check_backlog(services, catalog_id)
+    check_backlog(services, catalog_id, Priority.IMPORT)
     rows = [{"ref": address.url, "item": asdict(address.item), "url": address.url} for address in addresses]
     return _open_listed(services, catalog_id, {"kind": "urls"}, rows, options or Options())
 
@@ -159,7 +161,7 @@ def start_stored(
         Overloaded: too many pictures wait.
         TooLarge: it is over AKIN_MAX_ARCHIVE_BYTES.
     """
-    check_backlog(services, catalog_id)
+    check_backlog(services, catalog_id, Priority.IMPORT)
     _check_places(services, source)
     job_id = uuid.uuid4().hex
     services.blobs.put_stream(content.source_key(job_id), chunks, services.settings.max_archive_bytes)
@@ -181,7 +183,7 @@ def start_located(services: Services, catalog_id: int, source: Mapping[str, Any]
         Forbidden: no configured root holds the place.
         Overloaded: too many pictures wait.
     """
-    check_backlog(services, catalog_id)
+    check_backlog(services, catalog_id, Priority.IMPORT)
     _check_places(services, source)
     return _open_unlisted(services, catalog_id, source, options, uuid.uuid4().hex)
 

@@ -33,7 +33,7 @@ def cancel(services: Services, catalog_id: int, job_id: str) -> None:
         if job.finished_at is not None:
             raise Conflict("the job is over: there is nothing left to cancel", code="job_over")
         jobs.cancel(job)
-        stored = job.source.get("kind") == "stored"
+        stored = job.source.get("kind") in ("stored", "url")
     if stored:  # nothing of it will be read, nor retried
         services.blobs.delete(content.source_key(job_id))
     services.queue.wake(Task.IMPORTS)

@@ -6,6 +6,7 @@ another, after a crash, goes on from what is kept.
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,7 +30,10 @@ from services.errors import (
 )
 from services.sources import stored
 from services.sources.base import Cursor, Reference, Source
+from services.sources.names import printable
 from services.wiring import Services
+
+logger = logging.getLogger(__name__)
 
 LISTED_AT_ONCE = 1_000
 PIECE_SECONDS = 5.0
@@ -40,18 +44,49 @@ FETCHED_SECONDS = 120.0
 PATIENCE = timedelta(minutes=10)
 SOURCE_AWAY = "source_unavailable"
 AWAY_SINCE = "source_away_since"
+# So often in a row a piece may end with what nobody foresaw.
+FAULTS = 5
+SOURCE_FAULT = "source_fault"
+FAULTS_SO_FAR = "source_faults"
 
 
 def list_more(services: Services, job: Job) -> None:
     """List the next references of an import's source.
 
     A source that cannot be read on ends the listing, and the job will fail with the reason; what was listed before
-    remains.
+    remains. So does one that makes a piece fail in a way that nobody foresaw, FAULTS times in a row.
 
     Raises:
         Unavailable: the storage, or the server that has the manifest, does not answer; nothing was listed. Where that
             is not Akin's own storage, the listing ends after PATIENCE.
     """
+    try:
+        _list_piece(services, job)
+    except AkinError:
+        raise
+    except Exception:
+        services.walks.forget(job.id)
+        if not _is_hopeless(services, job):
+            raise
+        logger.exception("the source of import %s is given up", job.id)
+
+
+def _is_hopeless(services: Services, job: Job) -> bool:
+    """Note that a piece failed; whether that was once too often, and the listing has ended."""
+    with services.database.transaction() as session:
+        current = jobs.get(session, job.id, lock=True)
+        faults = current.result.get(FAULTS_SO_FAR, 0) + 1
+        current.result = {**current.result, FAULTS_SO_FAR: faults}
+        if faults < FAULTS or current.listed_at is not None:
+            return False
+        jobs.start(current)
+        current.listed_at = now()
+        current.error_code = SOURCE_FAULT
+        current.error_detail = f"reading the source on met {faults} unexpected errors; the worker's log has them"
+        return True
+
+
+def _list_piece(services: Services, job: Job) -> None:
     error: AkinError | None = None
     references: list[Reference] = []
     cursor, done = job.cursor, False
@@ -78,11 +113,12 @@ def list_more(services: Services, job: Job) -> None:
         jobs.start(current)
         current.cursor = cursor
         current.total += len(references)
-        current.result = {name: value for name, value in current.result.items() if name != AWAY_SINCE}
+        passing = (AWAY_SINCE, FAULTS_SO_FAR)
+        current.result = {name: value for name, value in current.result.items() if name not in passing}
         if done:
             current.listed_at = now()
         if error is not None:
-            current.error_code, current.error_detail = error.code, error.detail
+            current.error_code, current.error_detail = error.code, printable(error.detail)
     content.ensure_stored(services, blobs)
 
 
@@ -122,7 +158,7 @@ def _open(services: Services, job: Job) -> Source:
 
 
 def _next_piece(services: Services, job: Job) -> tuple[list[Reference], Cursor, bool]:
-    """References, the cursor after them, and whether there are no more."""
+    """References, perhaps none, the cursor after them, and whether there are no more."""
     source = open_source(services, job)
     walk = services.walks.walk(job.id, job.cursor, source)
     until = time.monotonic() + PIECE_SECONDS
@@ -130,10 +166,13 @@ def _next_piece(services: Services, job: Job) -> tuple[list[Reference], Cursor, 
     cursor, size = job.cursor, 0
     try:
         for reference, after in walk:
-            references.append(reference)
             cursor = after
-            size += len(reference.data or b"")
-            if len(references) >= LISTED_AT_ONCE or size >= content.PIECE_BYTES or time.monotonic() > until:
+            if reference is not None:
+                references.append(reference)
+                size += len(reference.data or b"")
+            # A walk that would begin anew must have come further than this time.
+            waits = time.monotonic() > until and (cursor != job.cursor or not services.walks.crowded)
+            if waits or len(references) >= LISTED_AT_ONCE or size >= content.PIECE_BYTES:
                 services.walks.keep(job.id, cursor, walk)
                 return references, cursor, False
     except InvalidRequest:
@@ -144,9 +183,10 @@ def _next_piece(services: Services, job: Job) -> tuple[list[Reference], Cursor, 
 
 
 def _row(job_id: str, found: Reference) -> dict[str, Any]:
+    """An entry's row. Whatever a source says of it, no database refuses it: items are checked, the rest is made so."""
     row = {
         "job_id": job_id,
-        "ref": found.ref,
+        "ref": printable(found.ref),
         "item": dict(vars(found.item)),
         "place": found.place,
         "url": found.url,
@@ -160,7 +200,7 @@ def _row(job_id: str, found: Reference) -> dict[str, Any]:
         row |= {
             "state": EntryState.FAILED,
             "error_code": found.problem.code,
-            "error_detail": found.problem.detail,
+            "error_detail": printable(found.problem.detail),
         }
     return row
 
@@ -173,16 +213,24 @@ def _fetch_source(services: Services, job: Job) -> None:
         Unavailable: the server may give it later.
         TooLarge: it is too large to be fetched in one go.
     """
+    began = time.monotonic()
     try:
-        with services.fetcher.download(job.source["url"], max_bytes=FETCHED_BYTES, seconds=FETCHED_SECONDS) as download:
+        with services.fetcher.download(
+            job.source["url"], max_bytes=FETCHED_BYTES, arriving=FETCHED_SECONDS
+        ) as download:
             assert download is not None
             services.blobs.put_stream(content.source_key(job.id), download.chunks, FETCHED_BYTES)
     except FetchFailed as error:
-        failed = Unavailable if error.passing else InvalidRequest
+        # What did not arrive in that time would hold the worker again for as long, and likely not arrive either.
+        passing = error.passing and time.monotonic() - began < FETCHED_SECONDS
+        failed = Unavailable if passing else InvalidRequest
         raise failed(f"{job.source['url']}: {error.detail}", code=error.code) from error
     except FetchRefused as error:
         raise InvalidRequest(f"{job.source['url']}: {error.detail}", code=error.code) from error
     with services.database.transaction() as session:
         current = jobs.get(session, job.id, lock=True)
         current.source = {**current.source, "kind": "stored"}
+        cancelled = current.state == JobState.CANCELLED
+    if cancelled:  # while it arrived
+        services.blobs.delete(content.source_key(job.id))
     job.source = {**job.source, "kind": "stored"}

@@ -38,6 +38,7 @@ class Kind(StrEnum):
     ORPHANED_THUMBNAIL = "orphaned_thumbnail"
     ORPHANED_SOURCE = "orphaned_source"
     STALE_ROW = "stale_row"
+    STALE_IMAGE = "stale_image"
     STALE_ENTRY = "stale_entry"
     STALE_JOB = "stale_job"
     MISMATCHED_COLLECTION = "mismatched_collection"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -224,7 +225,17 @@ def _origin_columns(origin: Origin | None) -> dict[str, str | None]:
 def from_origins(
     session: Session, catalog_id: int, wanted: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], Image]:
-    """Living images by the client's id of their item and the place where an import found them."""
+    """The latest living image by the client's id of its item and the place where an import found it."""
+    return {key: images[-1] for key, images in all_from_origins(session, catalog_id, wanted).items()}
+
+
+def all_from_origins(
+    session: Session, catalog_id: int, wanted: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], list[Image]]:
+    """Living images, oldest first, by the client's id of their item and the place where an import found them.
+
+    A place has several until one of them is searchable: then those before it go.
+    """
     if not wanted:
         return {}
     found = session.execute(
@@ -238,7 +249,10 @@ def from_origins(
         )
         .order_by(Image.id)
     )
-    return {(item_id, image.origin or ""): image for item_id, image in found}
+    images: defaultdict[tuple[str, str], list[Image]] = defaultdict(list)
+    for item_id, image in found:
+        images[item_id, image.origin or ""].append(image)
+    return images
 
 
 def older_than(session: Session, catalog_id: int, item_ids: Collection[str], moment: datetime) -> set[str]:

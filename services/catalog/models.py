@@ -119,6 +119,7 @@ class Image(Base):
     __table_args__ = (
         _partial("uq_images_item_sha256", "item_pk", "sha256", unique=True, where="deleted_at IS NULL"),
         _partial("ix_images_living", "catalog_id", "id", where="deleted_at IS NULL"),
+        _partial("ix_images_deleted", "id", where="deleted_at IS NOT NULL"),
         Index("ix_images_sha256", "sha256"),
         # For the check of the foreign key when an item goes; the partial one above cannot serve it.
         Index("ix_images_item_pk", "item_pk"),
@@ -279,6 +280,7 @@ class JobEntry(Base):
         _partial("ix_job_entries_accepted", "image_id", where="state = 'accepted'"),
         _partial("ix_job_entries_waiting", "job_id", "due_at", "id", where="state = 'pending'"),
         _partial("ix_job_entries_pending", "sha256", where="state = 'pending'"),
+        _partial("ix_job_entries_replacing", "job_id", "id", where="replaces IS NOT NULL"),
         {"sqlite_autoincrement": True},
     )
 
@@ -293,7 +295,8 @@ class JobEntry(Base):
     # Not foreign keys: the history of an import outlives the items and images it brought.
     item_pk: Mapped[int | None] = mapped_column(BigInteger)
     image_id: Mapped[int | None] = mapped_column(BigInteger)
-    # The image that came from the same place and had other bytes; it goes when the new one is searchable.
+    # The latest image that came from the same place and had other bytes; it goes when the new one is searchable, and
+    # whatever came from there before it.
     replaces: Mapped[int | None] = mapped_column(BigInteger)
     # Tries to get its bytes from a server that did not give them.
     attempts: Mapped[int] = mapped_column(default=0)

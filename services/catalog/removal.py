@@ -27,7 +27,11 @@ def lock_items(session: Session, image_ids: Sequence[int]) -> None:
 
 
 def delete_images(session: Session, images: Select[int] | Sequence[int]) -> int:
-    """Tombstone images, given by their ids or a SELECT of ids; returns how many were alive."""
+    """Tombstone images, given by their ids or a SELECT of ids; returns how many were alive.
+
+    Those without ledger rows go at once: nobody comes to drop their last. Of a catalog that is being deleted the
+    rows may be dropped with its indexes before its images are tombstoned.
+    """
     moment = now()
     ids = session.scalars(
         update(Image)
@@ -47,6 +51,7 @@ def delete_images(session: Session, images: Select[int] | Sequence[int]) -> int:
         )
         .execution_options(synchronize_session=False)
     )
+    purge_images(session, ids)
     return len(ids)
 
 
@@ -104,8 +109,9 @@ def purge_images(session: Session, image_ids: Collection[int]) -> None:
         .returning(Image.sha256)
         .execution_options(synchronize_session=False)
     ).all()
-    referenced = set(session.scalars(select(Image.sha256).where(Image.sha256.in_(hashes))))
-    note_orphans(session, set(hashes) - referenced)
+    if hashes:
+        referenced = set(session.scalars(select(Image.sha256).where(Image.sha256.in_(hashes))))
+        note_orphans(session, set(hashes) - referenced)
 
 
 def note_orphans(session: Session, hashes: Collection[str]) -> None:

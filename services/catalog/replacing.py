@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, exists, select, update
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Select, delete, exists, literal, select, update
 from sqlalchemy.orm import Session, aliased
 
 from services.catalog import removal
-from services.catalog.models import Image, Item, Job, JobEntry
-from services.catalog.states import EntryState
+from services.catalog.models import Catalog, Image, Item, Job, JobEntry
+from services.catalog.states import EntryState, JobState
 
 _SEARCHABLE = [EntryState.INDEXED, EntryState.UNCHANGED]
 
@@ -20,23 +22,80 @@ def remove_replaced(session: Session, job: Job, limit: int) -> int:
     other = aliased(JobEntry)
     still_named = exists().where(other.job_id == job.id, other.image_id == JobEntry.replaces)
     found = session.execute(
-        select(JobEntry.id, JobEntry.replaces)
+        select(JobEntry.id, JobEntry.image_id, JobEntry.replaces)
         .where(JobEntry.job_id == job.id, JobEntry.state.in_(_SEARCHABLE), JobEntry.replaces.is_not(None))
         .where(~still_named)
+        .order_by(JobEntry.id)
         .limit(limit)
     ).all()
     if not found:
         return 0
+    entry_ids = [row.id for row in found]
+    replaced = {row.replaces for row in found if row.replaces is not None}
+    removal.lock_items(session, [*replaced, *(row.image_id for row in found if row.image_id is not None)])
+    replaced.update(session.scalars(_older(job, entry_ids)))
     session.execute(
         update(JobEntry)
-        .where(JobEntry.id.in_([row.id for row in found]))
+        .where(JobEntry.id.in_(entry_ids))
         .values(replaces=None)
         .execution_options(synchronize_session=False)
     )
-    replaced = [row.replaces for row in found if row.replaces is not None]
-    removal.lock_items(session, replaced)
-    removal.delete_images(session, replaced)
-    return len(found)
+    removal.delete_images(session, list(replaced))
+    return len(replaced)
+
+
+def left_by_cancelled(session: Session, limit: int) -> Sequence[Job]:
+    """Cancelled imports, nothing of which is on its way, some of whose pictures may have taken the places of others."""
+    replaces = exists().where(JobEntry.job_id == Job.id, JobEntry.replaces.is_not(None))
+    on_the_way = exists().where(
+        JobEntry.job_id == Job.id, JobEntry.state.in_([EntryState.PENDING, EntryState.ACCEPTED])
+    )
+    # Spelt out, as a partial index is used for a literal only.
+    cancelled = Job.state == literal(JobState.CANCELLED.value, literal_execute=True)
+    return session.scalars(
+        select(Job)
+        .join(Catalog, Catalog.id == Job.catalog_id)
+        .where(cancelled, Catalog.deleted_at.is_(None), replaces, ~on_the_way)
+        .limit(limit)
+    ).all()
+
+
+def go_on_for_cancelled(session: Session, job: Job, limit: int) -> bool:
+    """Remove the next pictures whose places a cancelled import's took; False when there are none left."""
+    if remove_replaced(session, job, limit):
+        return True
+    session.execute(
+        update(JobEntry)
+        .where(JobEntry.job_id == job.id, JobEntry.replaces.is_not(None))
+        .values(replaces=None)
+        .execution_options(synchronize_session=False)
+    )
+    return False
+
+
+def _older(job: Job, entry_ids: Sequence[int]) -> Select[int]:
+    """Living images of a place that came before the latest that an entry replaces, and that no later job names.
+
+    They stayed because those after them failed, or because nobody saw to them once their import was cancelled.
+    """
+    replaced = aliased(Image)
+    return (
+        select(Image.id)
+        .join(JobEntry, JobEntry.item_pk == Image.item_pk)
+        .join(replaced, (replaced.id == JobEntry.replaces) & (replaced.origin == Image.origin))
+        .where(JobEntry.id.in_(entry_ids), Image.id < replaced.id, Image.deleted_at.is_(None), ~_named_since(job))
+    )
+
+
+def _named_since(job: Job) -> ColumnElement[bool]:
+    """Whether the import, or a later job, names an image."""
+    entry, its_job = aliased(JobEntry), aliased(Job)
+    return (
+        select(entry.id)
+        .join(its_job, its_job.id == entry.job_id)
+        .where(entry.image_id == Image.id, its_job.created_at >= job.created_at)
+        .exists()
+    )
 
 
 def remove_unnamed_images(session: Session, job: Job, limit: int) -> int:
@@ -44,19 +103,13 @@ def remove_unnamed_images(session: Session, job: Job, limit: int) -> int:
 
     Pictures of an item that the import names without any are left alone. Returns how many.
     """
-    named = (
-        select(JobEntry.id)
-        .join(Job, Job.id == JobEntry.job_id)
-        .where(JobEntry.image_id == Image.id, Job.created_at >= job.created_at)
-        .exists()
-    )
     fields_only = exists().where(
         JobEntry.job_id == job.id, JobEntry.image_id.is_(None), JobEntry.item_pk == Image.item_pk
     )
     unnamed = (
         select(Image.id)
         .where(Image.catalog_id == job.catalog_id, Image.deleted_at.is_(None), Image.created_at < job.created_at)
-        .where(~named, ~fields_only)
+        .where(~_named_since(job), ~fields_only)
         .order_by(Image.id)
     )
     while True:

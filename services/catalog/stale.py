@@ -48,6 +48,18 @@ def deleting(session: Session, after: int, limit: int) -> Sequence[Embedding]:
     ).all()
 
 
+def deleted(session: Session, after: int, limit: int) -> Sequence[int]:
+    """Ids of images that were deleted long ago and have no ledger row, in their order."""
+    row = exists().where(Embedding.image_id == Image.id)
+    return session.scalars(
+        select(Image.id)
+        # Spelt out, as the partial index is.
+        .where(Image.deleted_at.is_not(None), Image.deleted_at < now() - LONG, ~row, Image.id > after)
+        .order_by(Image.id)
+        .limit(limit)
+    ).all()
+
+
 def remaining(session: Session, embedding_ids: Collection[int]) -> set[int]:
     """Those of the ledger rows that are still there."""
     return set(session.scalars(select(Embedding.id).where(Embedding.id.in_(embedding_ids))))

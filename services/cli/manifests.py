@@ -13,17 +13,17 @@ from typing import IO, Any
 from services.catalog.items import ItemFields
 from services.cli.pictures import Picture, Unreadable, disk_file
 from services.errors import ImageReason, ImageRejected
-from services.sources.base import Cursor, Problem, Reference
+from services.sources.base import Base, Cursor, Problem, Reference, Step
 from services.sources.manifest import Manifest
 
 
-class _Beside:
+class _Beside(Base):
     """The folder of a manifest as the base of its paths, which are opened by who uploads them."""
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
 
-    def walk(self, _cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
+    def steps(self, _cursor: Cursor) -> Iterator[Step]:
         return iter(())
 
     def read(self, place: str, _limit: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 import time
@@ -13,7 +14,7 @@ from threading import Condition
 import httpcore
 import httpx
 
-from services.errors import FetchFailed, FetchRefused, TooLarge
+from services.errors import FetchFailed, FetchQueued, FetchRefused, TooLarge
 from services.fetch.guard import Deadline, Guard, GuardedNetwork
 
 _AGENT = "akin"
@@ -31,12 +32,14 @@ class Limits:
 
     Attributes:
         seconds: from the first name that is looked up to the last byte, over all redirects.
+        waiting: for a turn at a host, which is not counted into the seconds.
         redirects: how many are followed.
-        per_host: connections to one host at a time; others wait for their turn, within their time.
+        per_host: connections to one host at a time; others wait for their turn.
         connections: to all hosts together.
     """
 
     seconds: float = 30.0
+    waiting: float = 10.0
     redirects: int = 5
     per_host: int = 4
     connections: int = 64
@@ -100,6 +103,7 @@ class Fetcher:
         Raises:
             FetchRefused: the address, or one that it redirects to, is not a public web address.
             FetchFailed: the server did not answer, not in time, or not with a file.
+            FetchQueued: its turn at the server did not come.
             TooLarge: the file has more bytes.
         """
         with self.download(url, max_bytes=max_bytes, known=known) as download:
@@ -107,20 +111,28 @@ class Fetcher:
 
     @contextmanager
     def download(
-        self, url: str, *, max_bytes: int, known: Version | None = None, seconds: float | None = None
+        self,
+        url: str,
+        *,
+        max_bytes: int,
+        known: Version | None = None,
+        seconds: float | None = None,
+        arriving: float | None = None,
     ) -> Iterator[Download | None]:
         """The same for a file that is too large for memory; to be read by the thread that asked.
 
         Args:
-            seconds: instead of the limit for one picture.
+            seconds: for all of it, the wait for a turn as well, instead of the limits for one picture.
+            arriving: seconds that the file may take from when the answer has begun, which is limited as usual.
         """
-        until = time.monotonic() + (seconds or self._limits.seconds)
+        left = seconds or self._limits.seconds
+        latest = time.monotonic() + seconds if seconds else math.inf
         target = _parsed(url)
         conditions = known.conditions() if known else {}
         for _ in range(self._limits.redirects + 1):
-            with self._ask("GET", target, until, conditions) as response:
+            with self._ask("GET", target, left, conditions, latest=latest) as response:
                 if response.status in _REDIRECTS:
-                    target = _followed(target, response)
+                    target, left = _followed(target, response), self._deadline.left()
                     continue
                 if response.status == 304 and known is not None:
                     yield None
@@ -134,6 +146,8 @@ class Fetcher:
                 if length.isdigit() and int(length) > max_bytes:
                     raise _too_large(int(length), max_bytes)
                 version = Version(headers.get("etag"), headers.get("last-modified"))
+                if arriving is not None:
+                    self._deadline.at = time.monotonic() + arriving
                 yield Download(self._bounded(response, max_bytes), version)
                 return
         raise FetchFailed(f"{_parsed(url).host} redirects more than {self._limits.redirects} times")
@@ -144,8 +158,9 @@ class Fetcher:
         Raises:
             FetchRefused: the address is not a public web address.
             FetchFailed: the server did not answer, or not in time.
+            FetchQueued: its turn at the server did not come.
         """
-        with self._ask("POST", _parsed(url), time.monotonic() + self._limits.seconds, headers, content) as response:
+        with self._ask("POST", _parsed(url), self._limits.seconds, headers, content=content) as response:
             return int(response.status)
 
     def close(self) -> None:
@@ -155,11 +170,19 @@ class Fetcher:
 
     @contextmanager
     def _ask(
-        self, method: str, target: httpx.URL, until: float, headers: Mapping[str, str], content: bytes | None = None
+        self,
+        method: str,
+        target: httpx.URL,
+        seconds: float,
+        headers: Mapping[str, str],
+        *,
+        content: bytes | None = None,
+        latest: float = math.inf,
     ) -> Iterator[httpcore.Response]:
-        self._deadline.at = until
+        waiting = min(self._limits.waiting, latest - time.monotonic())
         # A connection that is kept open leads to the address that was checked when it was made.
-        with self._turns.of(target.host, self._deadline):
+        with self._turns.of(target.host, waiting):
+            self._deadline.at = min(time.monotonic() + seconds, latest)
             sent = {
                 "Host": target.netloc.decode("ascii"),
                 "User-Agent": _AGENT,
@@ -204,10 +227,10 @@ class _Turns:
         self._freed = Condition()
 
     @contextmanager
-    def of(self, host: str, deadline: Deadline) -> Iterator[None]:
+    def of(self, host: str, seconds: float) -> Iterator[None]:
         with self._freed:
-            while self._busy.get(host, 0) >= self._most:
-                self._freed.wait(deadline.left())
+            if not self._freed.wait_for(lambda: self._busy.get(host, 0) < self._most, seconds):
+                raise FetchQueued(f"{host} was not asked: too many others were asking it")
             self._busy[host] = self._busy.get(host, 0) + 1
         try:
             yield

@@ -28,6 +28,7 @@ Call = tuple[Any, ...]
 
 _START_SECONDS = 60.0
 _SEND_SECONDS = 0.05
+_NOT_STARTED = "A decoding process cannot be started."
 _STATM = Path("/proc/self/statm")
 _BOOT = """
 import json, signal, sys
@@ -51,25 +52,20 @@ class DecodeProcess:
             Unavailable: it cannot be started.
         """
         self.handled = 0
-        self._connection, theirs = Pipe()
+        try:
+            self._connection, self._process = _start(memory)
+        except OSError as error:  # no descriptor, memory or process is to be had at the moment
+            raise Unavailable(_NOT_STARTED) from error
         # One poll object for all calls: Connection.poll makes a selector each time, at 20 µs.
         self._poll = select.poll()
         self._poll.register(self._connection.fileno(), select.POLLIN)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps([theirs.fileno(), memory, sys.path])],
-                stdin=subprocess.PIPE,  # nothing is ever written: it closes with this process
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            )
         try:
             if not self._answers_within(_START_SECONDS):
                 raise TimeoutError
             self._connection.recv()
         except (EOFError, OSError) as error:
             self.kill()
-            raise Unavailable("A decoding process cannot be started.") from error
+            raise Unavailable(_NOT_STARTED) from error
 
     @property
     def alive(self) -> bool:
@@ -111,6 +107,28 @@ class DecodeProcess:
 
     def _answers_within(self, seconds: float) -> bool:
         return bool(self._poll.poll(seconds * 1000))
+
+
+def _start(memory: int) -> tuple[Connection, subprocess.Popen[bytes]]:
+    """A process and the socket to it.
+
+    Raises:
+        OSError: the system has not what that needs.
+    """
+    ours, theirs = Pipe()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, json.dumps([theirs.fileno(), memory, sys.path])],
+                stdin=subprocess.PIPE,  # nothing is ever written: it closes with this process
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError:
+            ours.close()
+            raise
+    return ours, process
 
 
 def serve(descriptor: int, memory: int) -> None:

@@ -11,7 +11,17 @@ from typing import BinaryIO, Final, Protocol
 
 from services.catalog.items import ItemFields
 from services.errors import ImageReason, ImageRejected, InvalidRequest
-from services.sources.base import ENCRYPTED, NOT_A_FILE, UNSUPPORTED, Cursor, Problem, Reference, Source, is_passed_over
+from services.sources.base import (
+    ENCRYPTED,
+    NOT_A_FILE,
+    UNSUPPORTED,
+    Cursor,
+    Problem,
+    Reference,
+    Source,
+    Step,
+    is_passed_over,
+)
 from services.sources.names import MANIFEST_NAME, clean_ref, item_id_of
 from services.sources.records import MAX_DESCRIPTIONS_BYTES, UNREADABLE_MANIFEST, Descriptions
 from services.sources.stream import MAX_RATIO, MIN_UNPACKED, bomb
@@ -36,7 +46,7 @@ def open_archive(reader: BinaryIO, limit: int) -> Source:
     return Tar(reader, limit) if is_tar(reader) else Zip(reader, limit)
 
 
-class Zip:
+class Zip(Source):
     """The pictures of a zip file, in the order of its directory, each read at random.
 
     The items.jsonl that lies furthest up describes them and names them from where it lies.
@@ -54,8 +64,8 @@ class Zip:
         self._size = reader.seek(0, 2)
         self._descriptions = self._described(self._survey())
 
-    def walk(self, cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
-        """As `Source` says."""
+    def steps(self, cursor: Cursor) -> Iterator[Step]:
+        """As `Source` says; the directory is in memory, so that nothing takes long."""
         offset = cursor.get("entry", 0)
         if not offset:
             yield from self._descriptions.problems(cursor)

@@ -54,8 +54,12 @@ class Reference:
     problem: Problem | None = None
 
 
+# None where nothing was found since the step before.
+Step = tuple[Reference | None, Cursor]
+
+
 class Source(Protocol):
-    """Pictures in a stable order. Used by one thread at a time.
+    """Pictures in a stable order; what implements it inherits from it. Used by one thread at a time.
 
     `skipped` counts, by suffix, the files that were passed over on the way to the latest reference, because they
     are hidden or named as no picture is.
@@ -63,14 +67,22 @@ class Source(Protocol):
 
     skipped: Counter[str]
 
-    def walk(self, cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
+    def steps(self, cursor: Cursor) -> Iterator[Step]:
         """Each reference, with the cursor to go on after it; {} begins. Memory does not grow on the way.
+
+        Between them comes None, so that no step takes long, however much is passed over.
 
         Raises:
             InvalidRequest: the source cannot be read, or read any further; what came before stands.
             Unavailable: the storage does not answer.
         """
         ...
+
+    def walk(self, cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
+        """The references of `steps` alone."""
+        for reference, after in self.steps(cursor):
+            if reference is not None:
+                yield reference, after
 
     def read(self, place: str, limit: int) -> bytes:
         """The bytes at a reference's place, at most `limit` of them.

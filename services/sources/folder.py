@@ -15,7 +15,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from services.catalog.items import ItemFields
 from services.errors import ImageReason, ImageRejected, InvalidRequest, Unavailable
-from services.sources.base import NOT_A_FILE, UNREADABLE, Cursor, Problem, Reference, is_passed_over
+from services.sources.base import NOT_A_FILE, UNREADABLE, Base, Cursor, Problem, Reference, Step, is_passed_over
 from services.sources.names import MANIFEST_NAME, clean_ref, item_id_of
 from services.sources.records import MAX_DESCRIPTIONS_BYTES, UNREADABLE_MANIFEST, Descriptions
 
@@ -38,7 +38,7 @@ _OF_THE_FILE: Final = (
 _Path = tuple[bytes, ...]
 
 
-class Folder:
+class Folder(Base):
     """The pictures below a folder, in the order of the bytes of their names, folder by folder.
 
     Every step is taken from an open folder and follows no symbolic link, so what is moved or linked meanwhile leads
@@ -56,7 +56,7 @@ class Folder:
         self._path = tuple(os.fsencode(part) for part in path.parts)
         self._read_descriptions: Descriptions | None = None
 
-    def walk(self, cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
+    def steps(self, cursor: Cursor) -> Iterator[Step]:
         """As `Source` says; code folder_missing if there is no such folder."""
         descriptions = self._descriptions()
         if "after" not in cursor:
@@ -71,9 +71,8 @@ class Folder:
                     return
                 except OSError as error:
                     raise Unavailable("The folder does not answer.") from error
-                reference = self._reference(b"/".join(path), problem, descriptions)
-                if reference is not None:
-                    yield reference, {"after": quote_from_bytes(b"/".join(path))}
+                name = b"/".join(path)
+                yield self._reference(name, problem, descriptions), {"after": quote_from_bytes(name)}
 
     def read(self, place: str, limit: int) -> bytes:
         """As `Source` says."""

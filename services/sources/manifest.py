@@ -8,15 +8,17 @@ from typing import Any, BinaryIO, Final
 
 from services.catalog.fields import check_url
 from services.errors import ImageReason, ImageRejected, InvalidRequest
-from services.sources.base import Base, Cursor, Reference
+from services.sources.base import Base, Cursor, Reference, Source, Step
 from services.sources.names import item_id_of, shown
 from services.sources.records import BOM, UNREADABLE_MANIFEST, item_fields, malformed
-from services.sources.tables import Record, csv_records, json_records
+from services.sources.tables import csv_records, json_records
 
 _HEAD: Final = 4096
+# Each becomes an entry that repeats the fields of the item.
+_MAX_IMAGES: Final = 1_000
 
 
-class Manifest:
+class Manifest(Source):
     """What a JSON Lines or CSV file lists, in UTF-8, in its order; closing it closes the reader and the base.
 
     Members and columns are item_id, title, url, attributes (JSON) and image; in JSON also images, a list; in CSV
@@ -40,7 +42,7 @@ class Manifest:
         self._start = len(BOM) if head.startswith(BOM) else 0
         self._csv = _is_csv(head[self._start :], media_type)
 
-    def walk(self, cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
+    def steps(self, cursor: Cursor) -> Iterator[Step]:
         """As `Source` says."""
         start, line = cursor.get("offset", self._start), cursor.get("line", 1)
         done = cursor.get("image", 0)
@@ -50,7 +52,10 @@ class Manifest:
             records = json_records(self._reader, start, line)
         for record in records:
             after = {"offset": record.end, "line": record.next_line}
-            references = self._references(record)
+            if record.members is None:
+                yield None, after
+                continue
+            references = self._references(record.line, record.members)
             for count, reference in enumerate(references[done:], start=done + 1):
                 within = {"offset": record.start, "line": record.line, "image": count}
                 yield reference, within if count < len(references) else after
@@ -68,18 +73,18 @@ class Manifest:
         if self._base is not None:
             self._base.close()
 
-    def _references(self, record: Record) -> list[Reference]:
+    def _references(self, number: int, members: dict[str, Any] | ValueError) -> list[Reference]:
         """One reference an image, or one of the record."""
-        line = f"line {record.line}"
+        line = f"line {number}"
         try:
-            if isinstance(record.members, ValueError):
-                raise record.members
-            images = _images(record.members)
+            if isinstance(members, ValueError):
+                raise members
+            images = _images(members)
             if not images:
-                return [Reference(line, item_fields(record.members, ""))]
+                return [Reference(line, item_fields(members, ""))]
         except ValueError as error:
             return [malformed(line, error)]
-        return [self._reference(line, image, record.members) for image in images]
+        return [self._reference(line, image, members) for image in images]
 
     def _reference(self, line: str, image: object, members: dict[str, Any]) -> Reference:
         try:
@@ -103,6 +108,8 @@ def _images(members: dict[str, Any]) -> list[object]:
         return [] if image is None else [image]
     if image is not None or not isinstance(images, list):
         raise ValueError("images: must be a list, without `image` beside it")
+    if len(images) > _MAX_IMAGES:
+        raise ValueError(f"images: {len(images):,} are too many for one record: name up to {_MAX_IMAGES:,} in each")
     return images
 
 

@@ -31,10 +31,15 @@ def clean_ref(name: str) -> str | None:
     return "/".join(parts)
 
 
+def printable(text: str) -> str:
+    """Text as it can be shown and kept: valid Unicode without control characters."""
+    return CONTROL.sub("", text).encode(errors="replace").decode()
+
+
 def shown(name: str) -> str:
-    """A stored name as it can be shown and kept: relative, without control characters, valid Unicode, never empty."""
-    parts = [part for part in CONTROL.sub("", name).replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return "/".join(parts).encode(errors="replace").decode() or UNNAMED
+    """A stored name as it can be shown and kept: relative, printable, never empty."""
+    parts = [part for part in printable(name).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or UNNAMED
 
 
 def suffix_of(ref: str) -> str:
@@ -49,8 +54,7 @@ def item_id_of(name: str) -> str:
 
     Of a name that is too long the end is kept, which tells files of one folder apart.
     """
-    text = CONTROL.sub("", name).encode(errors="replace").decode()
-    folder, slash, file = text.rpartition("/")
+    folder, slash, file = printable(name).rpartition("/")
     if file.rfind(".") > 0:
         file = file[: file.rfind(".")]
     text = (folder + slash + file)[-(MAX_ITEM_ID - 1) :]

@@ -11,7 +11,7 @@ from obstore.exceptions import InvalidPathError
 from obstore.store import ObjectStore
 
 from services.errors import ImageReason, ImageRejected, InvalidRequest
-from services.sources.base import Cursor, Reference, is_passed_over
+from services.sources.base import Base, Cursor, Reference, Step, is_passed_over
 from services.sources.names import MANIFEST_NAME, clean_ref
 from services.sources.records import MAX_DESCRIPTIONS_BYTES, UNREADABLE_MANIFEST, Descriptions
 from services.storage.streams import answering
@@ -20,7 +20,7 @@ UNREADABLE_PREFIX: Final = "prefix_unreadable"
 _PAGE: Final = 1000
 
 
-class Prefix:
+class Prefix(Base):
     """The pictures below a prefix, in the order in which the storage lists them, which is that of their names.
 
     Credentials and endpoints are those of `BlobStore`. Nothing is connected to before it is needed. An items.jsonl
@@ -38,20 +38,21 @@ class Prefix:
         self._opened: ObjectStore | None = None
         self._read_descriptions: Descriptions | None = None
 
-    def walk(self, cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
+    def steps(self, cursor: Cursor) -> Iterator[Step]:
         """As `Source` says; code prefix_unreadable if the storage lists what cannot be walked."""
         descriptions = self._descriptions()
         latest = cursor.get("after")
         if latest is None:
             yield from descriptions.problems(cursor)
         for place in self._places(latest):
-            ref = clean_ref(place)
-            if place == MANIFEST_NAME or is_passed_over(ref, self.skipped):
-                continue
-            assert ref is not None
             if latest is not None and place <= latest:
                 raise InvalidRequest("The storage lists its objects in no order.", code=UNREADABLE_PREFIX)
             latest = place
+            ref = clean_ref(place)
+            if place == MANIFEST_NAME or is_passed_over(ref, self.skipped):
+                yield None, {"after": place}
+                continue
+            assert ref is not None
             yield Reference(ref, descriptions.item(ref), place=place), {"after": place}
 
     def read(self, place: str, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from services.errors import InvalidRequest
@@ -16,6 +17,9 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 # What is left of the input is copied for each piece of output.
 _CHUNK: Final = 32 * 1024
 _PIECE: Final = 256 * 1024
+# So many pieces are passed over, or come to nothing, in one step.
+_PIECES_A_STEP: Final = 128
+_MOST_EMPTY: Final = 10_000
 
 
 def unreadable(why: str) -> InvalidRequest:
@@ -43,16 +47,17 @@ class Plain:
         self.at += len(data)
         return data
 
-    def skip_to(self, offset: int) -> None:
-        """Go forward, at most to the end."""
+    def skip_to(self, offset: int) -> Iterator[None]:
+        """Go forward, at most to the end, at once."""
         self.at = self._reader.seek(min(offset, self._size))
+        return iter(())
 
 
 class Gunzipped:
     """What a gzip file (RFC 1952, of one or more members) unpacks to, a piece at a time.
 
-    Its methods raise InvalidRequest where the file is damaged, and (code archive_bomb) as soon as it unpacked to
-    more than MAX_RATIO times what was read of it and MIN_UNPACKED.
+    Its methods raise InvalidRequest where the file is damaged, or unpacks to nothing for long, and (code archive_bomb)
+    as soon as it unpacked to more than MAX_RATIO times what was read of it and MIN_UNPACKED.
     """
 
     def __init__(self, reader: BinaryIO) -> None:
@@ -61,6 +66,7 @@ class Gunzipped:
         self._packed = 0
         self._member: zlib._Decompress | None = None
         self._input = b""
+        self._empty = 0
         self.at = 0
 
     def read(self, size: int) -> bytes:
@@ -73,13 +79,23 @@ class Gunzipped:
             pieces += piece
         return bytes(pieces)
 
-    def skip_to(self, offset: int) -> None:
-        """Go forward, at most to the end."""
-        while self.at < offset and self._piece(min(offset - self.at, _PIECE)) is not None:
-            pass
+    def skip_to(self, offset: int) -> Iterator[None]:
+        """Go forward, at most to the end, as far as it is iterated over: in steps of some megabytes."""
+        while self.at < offset:
+            for _ in range(_PIECES_A_STEP):
+                if self.at >= offset or self._piece(min(offset - self.at, _PIECE)) is None:
+                    return
+            yield
 
     def _piece(self, size: int) -> bytes | None:
         """Some bytes, perhaps none; None at the end."""
+        piece = self._unpack(size)
+        self._empty = 0 if piece else self._empty + 1
+        if self._empty > _MOST_EMPTY:  # members or padding without end
+            raise unreadable("a large part of it is empty")
+        return piece
+
+    def _unpack(self, size: int) -> bytes | None:
         if not self._input:
             self._input = self._reader.read(_CHUNK)
             self._packed += len(self._input)

@@ -21,13 +21,16 @@ _DELIMITERS: Final = ",;\t"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record: the line, from 1, and the offset where it begins, those after it, its members or what is wrong."""
+    """A record: the line, from 1, and the offset where it begins, those after it, its members or what is wrong.
+
+    A blank one has neither.
+    """
 
     line: int
     start: int
     next_line: int
     end: int
-    members: dict[str, Any] | ValueError
+    members: dict[str, Any] | ValueError | None
 
 
 def json_records(reader: BinaryIO, start: int, line: int) -> Iterator[Record]:
@@ -37,11 +40,10 @@ def json_records(reader: BinaryIO, start: int, line: int) -> Iterator[Record]:
         try:
             members = parse_object(found)
             if unknown := (members or {}).keys() - set(_MEMBERS):
-                members = ValueError(f"has unknown members: {', '.join(sorted(unknown))[:200]}")
+                members = ValueError(f"has unknown members: {', '.join(map(repr, sorted(unknown)))[:200]}")
         except ValueError as error:
             members = error
-        if members is not None:
-            yield Record(found.number, found.start, found.number + 1, found.end, members)
+        yield Record(found.number, found.start, found.number + 1, found.end, members)
 
 
 def csv_records(reader: BinaryIO, head: int, start: int, line: int) -> Iterator[Record]:
@@ -63,11 +65,10 @@ def csv_records(reader: BinaryIO, head: int, start: int, line: int) -> Iterator[
         rows = _rows(reader, delimiter, start, line)
     for row in rows:
         try:
-            members: dict[str, Any] | ValueError = _members(names, row.cells)
+            members: dict[str, Any] | ValueError | None = _members(names, row.cells) or None
         except ValueError as error:
             members = error
-        if members:
-            yield Record(row.line, row.start, row.next_line, row.end, members)
+        yield Record(row.line, row.start, row.next_line, row.end, members)
 
 
 @dataclass(frozen=True, slots=True)

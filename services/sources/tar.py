@@ -9,11 +9,21 @@ from typing import BinaryIO, Final
 
 from services.catalog.items import ItemFields
 from services.errors import ImageReason, ImageRejected, InvalidRequest
-from services.sources.base import INVALID, NOT_A_FILE, UNSUPPORTED, Cursor, Problem, Reference, is_passed_over
+from services.sources.base import (
+    INVALID,
+    NOT_A_FILE,
+    UNSUPPORTED,
+    Cursor,
+    Problem,
+    Reference,
+    Source,
+    Step,
+    is_passed_over,
+)
 from services.sources.names import MANIFEST_NAME, clean_ref, item_id_of
 from services.sources.records import MAX_DESCRIPTIONS_BYTES, UNREADABLE_MANIFEST, Descriptions
 from services.sources.stream import GZIP_MAGIC, Gunzipped, Plain, unreadable
-from services.sources.tar_members import BLOCK, Kind, Member, is_header, members
+from services.sources.tar_members import BLOCK, Kind, Member, is_header, members, next_member
 
 _PROBLEMS: Final = {
     Kind.LINK: Problem(NOT_A_FILE, "It is a link."),
@@ -29,7 +39,7 @@ def is_tar(reader: BinaryIO) -> bool:
     return head.startswith(GZIP_MAGIC) or is_header(head)
 
 
-class Tar:
+class Tar(Source):
     """The pictures of a tar file, in its order.
 
     An items.jsonl that comes before the first picture describes them, and names them from where it lies. To go on
@@ -41,7 +51,7 @@ class Tar:
         self._reader = reader
         self._limit = limit
 
-    def walk(self, cursor: Cursor) -> Iterator[tuple[Reference, Cursor]]:
+    def steps(self, cursor: Cursor) -> Iterator[Step]:
         """As `Source` says; references carry their bytes."""
         self._reader.seek(0)
         zipped = self._reader.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -49,16 +59,22 @@ class Tar:
         descriptions = Descriptions()
         described: int | None = cursor.get("described")
         if described is not None:
-            stream.skip_to(described)
-            descriptions = _read_descriptions(stream, next(members(stream)))
+            for _ in stream.skip_to(described):
+                yield None, cursor
+            descriptions = _read_descriptions(stream, next_member(stream))
         if "line" in cursor:
             for reference, done in descriptions.problems(cursor):
                 yield reference, cursor | done
-        stream.skip_to(cursor.get("offset", 0))
+        for _ in stream.skip_to(cursor.get("offset", 0)):
+            yield None, cursor
         if stream.at < cursor.get("offset", 0):
             raise unreadable("it is cut off")
-        early = not cursor
+        early = not cursor or "early" in cursor
+        position = cursor
         for member in members(stream):
+            if member is None:
+                yield None, position
+                continue
             position = {"offset": member.next, "described": described}
             if early and _is_manifest(member) and described is None:
                 descriptions, described = _read_descriptions(stream, member), member.start
@@ -69,7 +85,9 @@ class Tar:
             found = self._reference(stream, member, descriptions)
             if found is not None:
                 early = False
-                yield found, position
+            elif early:
+                position["early"] = True
+            yield found, position
 
     def read(self, place: str, limit: int) -> bytes:
         """Refuse: references carry their bytes."""
@@ -108,7 +126,9 @@ def _read(stream: Plain | Gunzipped, member: Member) -> bytes:
     return data
 
 
-def _read_descriptions(stream: Plain | Gunzipped, member: Member) -> Descriptions:
+def _read_descriptions(stream: Plain | Gunzipped, member: Member | None) -> Descriptions:
+    if member is None:
+        raise unreadable("it is cut off")
     if member.size > MAX_DESCRIPTIONS_BYTES:
         raise InvalidRequest(f"{MANIFEST_NAME} has more than {MAX_DESCRIPTIONS_BYTES} bytes", code=UNREADABLE_MANIFEST)
     return Descriptions(_read(stream, member), (clean_ref(member.name) or "").removesuffix(MANIFEST_NAME))

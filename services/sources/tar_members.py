@@ -16,6 +16,8 @@ _MAX_EXTENSION: Final = 1024 * 1024
 _PAX_TYPES: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _IGNORED_TYPES: Final = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK, b"V")
 _MAX_DIGITS: Final = 20
+# Headers that only describe the next one.
+_MAX_EXTENSIONS: Final = 100
 
 
 class Kind(Enum):
@@ -60,28 +62,32 @@ class Member:
     next: int
 
 
-def members(stream: Plain | Gunzipped) -> Iterator[Member]:
-    """The members from where the stream stands, which must be a header.
+def members(stream: Plain | Gunzipped) -> Iterator[Member | None]:
+    """The members from where the stream stands, which must be a header; None now and then while one is passed over.
 
     When one is yielded the stream stands at its first byte; up to `size` bytes may be read before the next is taken.
 
     Raises:
         InvalidRequest: the file is damaged or cut off (code archive_unreadable).
     """
-    while (member := _member(stream)) is not None:
+    while (member := next_member(stream)) is not None:
         yield member
-        stream.skip_to(member.end)
+        yield from stream.skip_to(member.end)
         if stream.at < member.end:
             raise unreadable("it is cut off")
-        stream.skip_to(member.next)
+        yield from stream.skip_to(member.next)
 
 
-def _member(stream: Plain | Gunzipped) -> Member | None:
+def next_member(stream: Plain | Gunzipped) -> Member | None:
     """The next member, with what the extensions before its header say; None at the end."""
     start = stream.at
     name: str | None = None
     pax: dict[bytes, bytes] = {}
+    extensions = 0
     while (header := _header(stream)) is not None:
+        extensions += 1
+        if extensions > _MAX_EXTENSIONS:
+            raise unreadable(f"a file has more than {_MAX_EXTENSIONS} headers")
         if header.type == tarfile.GNUTYPE_LONGNAME:
             name = _extension(stream, header.size).partition(b"\0")[0].decode(errors="replace")
         elif header.type in _PAX_TYPES:

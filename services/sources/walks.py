@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from services.sources.base import Cursor, Reference, Source
+from services.sources.base import Cursor, Source, Step
 
-Walk = Iterator[tuple[Reference, Cursor]]
+Walk = Iterator[Step]
 
 
 @dataclass
@@ -19,7 +19,7 @@ class _Open:
 
 
 class Walks:
-    """Sources by the job that reads them; those not asked for in a while are closed.
+    """Sources by the job that reads them; those not asked for in a while are closed, those not being walked first.
 
     Args:
         most: sources that are open at the same time.
@@ -35,7 +35,8 @@ class Walks:
         if found is None:
             found = self._open[job_id] = _Open(opener())
             while len(self._open) > self._most:
-                self._open.popitem(last=False)[1].source.close()
+                others = [other for other in self._open if other != job_id]
+                self.forget(next((other for other in others if self._open[other].walk is None), others[0]))
         self._open.move_to_end(job_id)
         return found.source
 
@@ -45,13 +46,18 @@ class Walks:
         if found is not None and found.source is source and found.walk is not None and found.cursor == cursor:
             walk, found.walk = found.walk, None
             return walk
-        return source.walk(cursor)
+        return source.steps(cursor)
 
     def keep(self, job_id: str, cursor: Cursor, walk: Walk) -> None:
         """Remember a walk that has come as far as the cursor says."""
         found = self._open.get(job_id)
         if found is not None:
             found.cursor, found.walk = cursor, walk
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a walk may be closed before it is gone on with, so many others are kept."""
+        return sum(one.walk is not None for one in self._open.values()) >= self._most - 1
 
     def forget(self, job_id: str) -> None:
         """Close the source of a job."""

@@ -208,8 +208,8 @@ def _throughput(console: Console, bare: Bare, service: Service, filled: Filled) 
         ("similar items", bare.similar, service.similar),
         ("search by image", bare.by_image, service.by_image),
     ):
-        # On one core, as threads that wait for each other spin. The median of rounds: what Milvus does in the background
-        # for seconds, such as compacting, is in few of them.
+        # On one core, as threads that wait for each other spin. The median of rounds: what Milvus does in the
+        # background for seconds, such as compacting, is in few of them.
         with torch_threads(1):
             cpu = statistics.median(
                 _cpu_seconds(plain, [next(numbers) for _ in range(CALLS)], filled.milvus) for _ in range(ROUNDS)

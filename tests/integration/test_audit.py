@@ -343,6 +343,30 @@ def test_what_the_loops_left_long_ago_is_moved_on(either_akin: Akin) -> None:
         assert session.get(Image, gone["image_id"]) is None
 
 
+def test_a_deleted_picture_whose_ledger_rows_went_first_is_removed(either_akin: Akin) -> None:
+    akin = either_akin
+    gone, recent = akin.upload(picture(1), "gone"), akin.upload(picture(2), "recent")
+    akin.upload(picture(3), "kept")
+    akin.work()
+    tombstoned = [(gone["image_id"], now() - AGO), (recent["image_id"], now())]
+    execute(
+        akin,
+        delete(Embedding).where(Embedding.image_id.in_([one for one, _ in tombstoned])),
+        *(update(Image).where(Image.id == one).values(deleted_at=moment, item_pk=None) for one, moment in tombstoned),
+    )
+    akin.services.vectors.delete(live(akin).collection, [one for one, _ in tombstoned])
+
+    only_listed, repaired, again = run(akin), run(akin, repair=True), run(akin)
+
+    assert found(only_listed) == found(repaired) == {"stale_image": 1}
+    assert [error["ref"] for error in only_listed["errors"]] == [f"image {gone['image_id']}"]
+    assert repaired["result"]["repaired"] == {"stale_image": 1}
+    assert again["result"]["summary"] == CLEAN
+    execute(akin, update(OrphanBlob).values(since=now() - AGO))
+    assert content.collect_orphans(akin.services) == 1
+    assert not akin.services.blobs.exists(key_of(content.sha256_of(picture(1))))
+
+
 def test_work_that_is_under_way_is_not_stale(akin: Akin, pictures: dict[str, bytes]) -> None:
     akin.upload_many(pictures)
     akin.upload(picture(100), "single")

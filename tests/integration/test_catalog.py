@@ -15,7 +15,7 @@ from services.errors import Unavailable
 
 def test_migrations_make_exactly_the_tables_of_the_models(database_url: str) -> None:
     database = Database(database_url)
-    assert pending_migration(database) == "0005"
+    assert pending_migration(database) == "0006"
 
     migrate(database)
     migrate(database)

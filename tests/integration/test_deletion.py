@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from services import content, deletion, embedding, purging, reindex
-from services.catalog import catalogs, removal
+from services.catalog import catalogs, items, removal
 from services.catalog.database import now
+from services.catalog.items import ItemFields
 from services.catalog.models import Embedding, Image, Item, OrphanBlob
+from services.storage.blobs import key_of
 from tests.integration.conftest import Akin, picture
+from tests.servers import wait_until
 
 
 def fill(akin: Akin, count: int = 12) -> None:
@@ -131,6 +136,75 @@ def test_a_catalog_is_gone_at_once_with_its_keys_and_later_with_all_it_held(eith
     assert akin.call("GET", f"/v1/jobs/{pending}").status_code == 404
     assert akin.call("POST", "/v1/catalogs", json={"name": "shop"}).status_code == 201, "the name is free again"
     assert item_ids(akin, "&catalog=shop") == set()
+
+
+def test_a_catalog_whose_indexes_are_dropped_before_its_items_leaves_nothing_behind(
+    either_akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Purging runs by the clock, and does not wait for the end of a deletion."""
+    akin = either_akin
+    monkeypatch.setattr(deletion, "ITEMS_AT_ONCE", 2)
+    akin.call("POST", "/v1/catalogs", json={"name": "shop"})
+    akin.upload(picture(0), "kept")
+    for seed in range(5):
+        form = {"image": (io.BytesIO(picture(seed)), "x.jpg"), "item_id": f"shop-{seed}"}
+        assert akin.call("POST", "/v1/images?catalog=shop", data=form).status_code == 202
+    akin.work()
+    started = akin.call("DELETE", "/v1/catalogs/shop").json
+
+    deletion.advance(akin.services, seconds=0)
+    reindex.drop_retired(akin.services)
+    akin.work()
+    purging.purge(akin.services)
+
+    assert akin.get(started["links"]["job"])["result"] == {"items": 5, "images": 5}
+    with akin.services.database.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Image)) == 1
+        session.execute(update(OrphanBlob).values(since=now() - 2 * content.GRACE))
+    assert content.collect_orphans(akin.services) == 4
+    assert akin.services.blobs.exists(key_of(content.sha256_of(picture(0))))
+
+
+def test_items_are_locked_in_the_order_in_which_uploads_lock_them(either_akin: Akin) -> None:
+    akin = either_akin
+    for item_id in ("b", "a"):  # by their ids the other way round
+        akin.upload(picture(ord(item_id)), item_id)
+    akin.work()
+    database = akin.services.database
+    started = start(akin, item_ids=["a", "b"])
+    holds, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with database.transaction() as session:
+            items.upsert(session, akin.catalog_id, [ItemFields("a")])
+            holds.set()
+            assert release.wait(30)
+
+    def change() -> None:
+        with database.transaction() as session:
+            items.upsert(session, akin.catalog_id, [ItemFields("a"), ItemFields("b")])
+
+    def waiting(count: int) -> bool:
+        if database.url.get_backend_name() == "sqlite":
+            return True  # one writer at a time
+        with database.reading() as session:
+            found = session.scalar(text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"))
+        return (found or 0) >= count
+
+    with ThreadPoolExecutor(3) as pool:
+        holding = pool.submit(hold)
+        assert holds.wait(30)
+        changing = pool.submit(change)
+        try:
+            wait_until(lambda: waiting(1), "the upload waits")
+            deleting = pool.submit(deletion.advance, akin.services)
+            wait_until(lambda: waiting(2), "the deletion waits")
+        finally:
+            release.set()
+        for future in (holding, changing, deleting):
+            future.result()
+
+    assert akin.get(started["links"]["job"])["state"] == "finished"
 
 
 def test_the_default_catalog_stays(akin: Akin) -> None:

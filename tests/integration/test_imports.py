@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import socket
 import tarfile
 import threading
+import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,33 @@ import pytest
 from sqlalchemy import func, select, update
 from werkzeug.serving import make_server
 
-from services import accepting, embedding, finishing, gathering, ingest, listing, reindex, writing
-from services.catalog import catalogs
+from services import (
+    accepting,
+    audit,
+    embedding,
+    finishing,
+    gathering,
+    housekeeping,
+    ingest,
+    listing,
+    reindex,
+    writing,
+)
+from services.catalog import catalogs, replacing
 from services.catalog.database import now
-from services.catalog.models import Embedding, Image, JobEntry
+from services.catalog.items import ItemFields
+from services.catalog.models import Embedding, Image, Job, JobEntry
 from services.catalog.states import EmbeddingState, EntryState
 from services.config import Settings
 from services.content import source_key
 from services.errors import NotFound, Unavailable
+from services.fetch.client import Fetcher, Limits
+from services.fetch.guard import Guard
+from services.sources.base import Problem, Reference
+from services.sources.manifest import Manifest
 from services.sources.roots import Roots
+from services.sources.walks import Walks
+from services.storage.blobs import key_of
 from services.wiring import build
 from tests.integration.conftest import Akin, picture
 
@@ -90,10 +111,13 @@ class Shop:
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, int]] = []
         self.failing: set[str] = set()
+        self.dribbling: set[str] = set()
+        self.think: Callable[[], object] = lambda: None
         shop = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                shop.think()
                 data = shop.files.get(self.path)
                 tag = f'"{sha256(data)[:16]}"' if data is not None else None
                 status = 503 if self.path in shop.failing else 404 if data is None else 200
@@ -105,8 +129,16 @@ class Shop:
                     self.send_header("ETag", tag)
                 self.send_header("Content-Length", str(len(data) if status == 200 and data else 0))
                 self.end_headers()
-                if status == 200 and data:
+                if status == 200 and data and self.path in shop.dribbling:
+                    self._dribble(data)
+                elif status == 200 and data:
                     self.wfile.write(data)
+
+            def _dribble(self, data: bytes) -> None:
+                with contextlib.suppress(OSError):  # nobody waits for its end
+                    for at in range(len(data)):
+                        self.wfile.write(data[at : at + 1])
+                        time.sleep(0.05)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -229,6 +261,43 @@ def test_a_listing_that_was_killed_goes_on_where_it_was(
 
     assert (done["state"], done["total"], done["indexed"]) == ("finished", 40, 40)
     assert len(stored) == len(set(stored)) == 40, "nothing was listed twice"
+
+
+def test_a_piece_of_a_listing_ends_in_time_although_nothing_was_found(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    monkeypatch.setattr(listing, "PIECE_SECONDS", -1.0)
+    files = {f"{number}.txt": b"" for number in range(9)} | {"last.jpg": picture(1)}
+    job = send(akin, "/v1/imports/archive", tarred(files), "application/gzip")
+
+    cursors = []
+    for _ in range(3):  # every piece in a process of its own
+        services = build(settings)
+        accepting.take_turn(services)
+        services.close()
+        with akin.services.database.reading() as session:
+            cursors.append(session.get_one(Job, job["id"]).cursor["offset"])
+    waiting = akin.get(job["links"]["self"])
+    done = over(akin, job)
+
+    assert cursors == sorted(set(cursors)), "each went on where the other had stopped"
+    assert (waiting["total"], waiting["listed"]) == (0, False)
+    assert (done["state"], done["total"], done["indexed"]) == ("finished", 1, 1)
+
+
+def test_large_archives_come_to_their_end_although_not_all_can_stay_open(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "PIECE_SECONDS", -1.0)
+    akin.services.__dict__["walks"] = Walks(most=1)
+    jobs = [
+        send(akin, "/v1/imports/archive", tarred({"film": bytes(10**8), "a.jpg": picture(seed)}), "application/gzip")
+        for seed in range(2)
+    ]
+
+    akin.work()
+
+    assert [akin.get(job["links"]["self"])["state"] for job in jobs] == ["finished"] * 2
 
 
 def test_a_manifest_adds_changes_and_leaves_alone(either_akin: Akin, shop: Shop) -> None:
@@ -383,6 +452,42 @@ def test_a_cancelled_replacement_removes_nothing_more(akin: Akin, monkeypatch: p
     assert len([one for one in item_ids(akin) if pictures_of(akin, one)]) == 3, "one of three old, and the new"
 
 
+def test_what_arrives_for_a_cancelled_import_is_not_kept(akin: Akin, shop: Shop) -> None:
+    shop.files = {"/list.csv": b"item_id\na\n"}
+    job = post(akin, "/v1/imports/source", url=f"{shop.url}/list.csv")
+    shop.think = lambda: akin.call("POST", f"{job['links']['self']}/cancel")
+
+    accepting.take_turn(akin.services)
+
+    assert shop.asked == [("/list.csv", 200)]
+    assert over(akin, job)["state"] == "cancelled"
+    assert list(akin.services.blobs.list("sources")) == []
+
+
+def test_what_had_arrived_for_a_cancelled_import_goes_with_it(akin: Akin, shop: Shop) -> None:
+    job = post(akin, "/v1/imports/source", url=f"{shop.url}/list.csv")
+    akin.services.blobs.put(source_key(job["id"]), b"item_id")  # by a worker that was killed then
+
+    assert akin.call("POST", f"{job['links']['self']}/cancel").status_code == 200
+
+    assert list(akin.services.blobs.list("sources")) == []
+
+
+def test_an_archive_goes_with_the_history_of_its_import(akin: Akin) -> None:
+    body = zipped({"a.jpg": b"no picture"})
+    old, recent = (send(akin, "/v1/imports/archive", body, "application/zip") for _ in range(2))
+    akin.work()
+    with akin.services.database.transaction() as session:
+        days = akin.services.settings.job_history_days
+        over_at = now() - timedelta(days=days, hours=1)
+        session.execute(update(Job).where(Job.id == old["id"]).values(finished_at=over_at))
+
+    housekeeping.sweep(akin.services)
+
+    assert akin.call("GET", old["links"]["self"]).status_code == 404
+    assert [found.key for found in akin.services.blobs.list("sources")] == [source_key(recent["id"])]
+
+
 def test_an_import_into_a_catalog_that_was_just_deleted_stops_no_other(akin: Akin) -> None:
     akin.call("POST", "/v1/catalogs", json={"name": "shop"})
     with akin.services.database.reading() as session:
@@ -437,6 +542,96 @@ def test_creating_leaves_items_that_were_there_as_they_are(akin: Akin) -> None:
 
     assert job["failed_by_code"] == {"item_exists": 1} and job["indexed"] == 1
     assert pictures_of(akin, "old") == [sha256(picture(1))]
+    assert not akin.services.blobs.exists(key_of(sha256(picture(2)))), "what is refused is not stored"
+
+
+def torn(seed: int) -> bytes:
+    """A picture whose header is good, and whose pixels end too soon."""
+    data = picture(seed, (400, 300))
+    return data[: len(data) // 2]
+
+
+def test_the_pictures_before_one_that_failed_give_way_to_the_next_good_one(either_akin: Akin, photos: Path) -> None:
+    akin = either_akin
+    location = str(photos / "shoes")
+    first = over(akin, post(akin, "/v1/imports/source", location=location))
+    (photos / "shoes" / "3.jpg").write_bytes(torn(30))
+    second = over(akin, post(akin, "/v1/imports/source", location=location))
+    kept = pictures_of(akin, "3")
+    (photos / "shoes" / "3.jpg").write_bytes(picture(33))
+    third = over(akin, post(akin, "/v1/imports/source", location=location))
+
+    assert (first["indexed"], second["failed"], third["indexed"]) == (5, 1, 1)
+    assert sha256(picture(3)) in kept, "what is searchable stays while nothing else is"
+    assert pictures_of(akin, "3") == [sha256(picture(33))]
+    assert third["result"] == {"replaced_images": 2}
+
+
+def test_a_picture_that_comes_back_after_one_that_failed_stays(akin: Akin, photos: Path) -> None:
+    location = str(photos / "shoes")
+    for data in (picture(3), torn(30), picture(3)):
+        (photos / "shoes" / "3.jpg").write_bytes(data)
+        last = over(akin, post(akin, "/v1/imports/source", location=location))
+
+    assert last["unchanged"] == 5
+    assert pictures_of(akin, "3") == [sha256(picture(3))]
+
+
+def test_a_picture_that_somebody_uploads_by_hand_is_not_taken_for_a_former_one(akin: Akin, photos: Path) -> None:
+    location = str(photos / "shoes")
+    for data in (picture(3), torn(30)):
+        (photos / "shoes" / "3.jpg").write_bytes(data)
+        over(akin, post(akin, "/v1/imports/source", location=location))
+    (photos / "shoes" / "3.jpg").write_bytes(picture(33))
+    job = post(akin, "/v1/imports/source", location=location)
+    assert akin.upload(picture(3), "3")["created"] is False
+
+    over(akin, job)
+
+    assert sorted(pictures_of(akin, "3")) == sorted([sha256(picture(3)), sha256(picture(33))])
+
+
+def test_what_a_cancelled_import_accepted_takes_the_place_of_what_was_there(either_akin: Akin, photos: Path) -> None:
+    akin = either_akin
+    location = str(photos / "shoes")
+    over(akin, post(akin, "/v1/imports/source", location=location))
+    (photos / "shoes" / "3.jpg").write_bytes(picture(33))
+    (photos / "shoes" / "4.jpg").write_bytes(torn(40))
+    job = post(akin, "/v1/imports/source", location=location)
+    accepting.accept_pending(akin.services)
+
+    assert akin.call("POST", f"{job['links']['self']}/cancel").status_code == 200
+    finishing.finish_imports(akin.services)
+    before = pictures_of(akin, "3")
+    ended = over(akin, job)
+
+    assert sha256(picture(3)) in before, "the old one is there until the new one is searchable"
+    assert (ended["state"], ended["indexed"], ended["failed"]) == ("cancelled", 1, 1)
+    assert pictures_of(akin, "3") == [sha256(picture(33))]
+    assert sha256(picture(4)) in pictures_of(akin, "4"), "its place was taken by nothing that is searchable"
+    with akin.services.database.reading() as session:
+        assert replacing.left_by_cancelled(session, 10) == [], "it is not looked at for ever"
+
+
+def test_a_server_that_has_the_same_picture_again_makes_those_before_it_go(akin: Akin, shop: Shop) -> None:
+    shop.files = {"/a.jpg": torn(1)}
+    records = lines({"item_id": "a", "image": f"{shop.url}/a.jpg"})
+
+    def imported() -> Any:
+        return over(akin, send(akin, "/v1/imports/manifest", records, "application/x-ndjson"))
+
+    assert imported()["failed"] == 1
+    shop.files["/a.jpg"] = picture(2)
+    job = send(akin, "/v1/imports/manifest", records, "application/x-ndjson")
+    accepting.accept_pending(akin.services)
+    with akin.services.database.transaction() as session:  # as an import left it that was cancelled by now
+        session.execute(update(JobEntry).values(replaces=None))
+    assert over(akin, job)["indexed"] == 1
+    assert len(pictures_of(akin, "a")) == 2
+
+    assert imported()["unchanged"] == 1
+    assert shop.asked[-1] == ("/a.jpg", 304)
+    assert pictures_of(akin, "a") == [sha256(picture(2))]
 
 
 def test_files_that_changed_their_names_lose_neither_picture(akin: Akin, photos: Path) -> None:
@@ -545,6 +740,110 @@ def test_a_source_that_is_away_is_waited_for_and_then_given_up(
     assert ended["state"] == "failed" and ended["error"]["code"] == "source_unavailable"
 
 
+def test_a_file_that_takes_too_long_to_arrive_holds_the_worker_once(
+    akin: Akin, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "FETCHED_SECONDS", 0.4)
+    shop.files, shop.dribbling = {"/list.csv": b"item_id\n" + b"a\n" * 500}, {"/list.csv"}
+
+    job = over(akin, post(akin, "/v1/imports/source", url=f"{shop.url}/list.csv"))
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "fetch_failed")
+    assert shop.asked == [("/list.csv", 200)]
+
+
+def test_pictures_of_a_slow_server_wait_for_their_turn_and_do_not_fail(akin: Akin, shop: Shop) -> None:
+    shop.files = {f"/{seed}.jpg": picture(seed) for seed in range(6)}
+    shop.think = lambda: time.sleep(0.4)
+    limits = Limits(seconds=1.2, waiting=0.6, per_host=1)
+    akin.services.__dict__["fetcher"] = Fetcher(Guard(["127.0.0.1"]), limits)
+
+    job = over(akin, post(akin, "/v1/imports/urls", pictures=[{"image": f"{shop.url}{path}"} for path in shop.files]))
+
+    assert (job["state"], job["indexed"]) == ("finished", 6)
+    assert sorted(path for path, _ in shop.asked) == sorted(shop.files), "each was asked for once"
+
+
+def test_pictures_of_a_server_that_never_answers_are_given_up_together(akin: Akin, shop: Shop) -> None:
+    ended = threading.Event()
+    shop.think = lambda: ended.wait(30)
+    akin.services.__dict__["fetcher"] = Fetcher(Guard(["127.0.0.1"]), Limits(seconds=1.0, waiting=0.3, per_host=1))
+    job = post(akin, "/v1/imports/urls", pictures=[{"image": f"{shop.url}/{seed}.jpg"} for seed in range(4)])
+
+    accepting.take_turn(akin.services)
+    ended.set()
+
+    with akin.services.database.reading() as session:
+        attempts = session.scalars(select(JobEntry.attempts).where(JobEntry.job_id == job["id"])).all()
+    assert attempts == [1, 1, 1, 1]
+
+
+def test_names_that_no_database_holds_cost_their_own_lines_only(either_akin: Akin) -> None:
+    body = b'{"item_id": "a", "x\\ud800": 1}\n{"item_id": "b", "y\\u0000": 1}\n{"item_id": "c"}\n'
+
+    job = over(either_akin, send(either_akin, "/v1/imports/manifest", body, "application/x-ndjson"))
+
+    assert (job["state"], job["unchanged"]) == ("finished_with_errors", 1)
+    assert job["failed_by_code"] == {"entry_invalid": 2}
+
+
+def test_whatever_a_source_says_can_be_kept(either_akin: Akin, monkeypatch: pytest.MonkeyPatch) -> None:
+    unheld = Reference("a\0\ud800.jpg", ItemFields("a"), problem=Problem("entry_invalid", "b\0\ud800"))
+    monkeypatch.setattr(Manifest, "steps", lambda *_: iter([(unheld, {"offset": 1})]))
+
+    job = over(either_akin, send(either_akin, "/v1/imports/manifest", b"{}", "application/x-ndjson"))
+
+    assert job["errors"] == [{"ref": "a?.jpg", "code": "entry_invalid", "detail": "b?"}]
+
+
+def test_an_import_whose_source_fails_its_worker_again_and_again_fails_with_the_reason(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise RuntimeError("nobody expects this")
+
+    body = b'{"item_id": "a"}'
+    passing = send(akin, "/v1/imports/manifest", body, "application/x-ndjson")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(Manifest, "steps", fail)
+        accepting.take_turn(akin.services)
+    assert over(akin, passing)["state"] == "finished"
+
+    job = send(akin, "/v1/imports/manifest", body, "application/x-ndjson")
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "steps", fail)
+        for _ in range(listing.FAULTS - 1):
+            with pytest.raises(RuntimeError):
+                accepting.take_turn(akin.services)
+        ended = over(akin, job)
+
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "source_fault")
+    assert "source_faults" not in akin.get(passing["links"]["self"])["result"]
+
+
+def test_an_entry_that_fails_its_worker_again_and_again_costs_no_other(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspect = akin.services.decoder.inspect_many
+
+    def fail(pictures: list[bytes]) -> Any:
+        if picture(3) in pictures:
+            raise RuntimeError("nobody expects this")
+        return inspect(pictures)
+
+    monkeypatch.setattr(akin.services.decoder, "inspect_many", fail)
+    job = akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(8)})
+
+    first = over(akin, job)
+    for _ in range(accepting.FETCH_ATTEMPTS - 1):
+        let_pause_end(akin)
+        ended = over(akin, job)
+
+    assert (first["indexed"], first["pending"]) == (7, 1)
+    assert (ended["state"], ended["failed_by_code"]) == ("finished_with_errors", {"entry_fault": 1})
+    assert [error["ref"] for error in ended["errors"]] == ["3.jpg"]
+
+
 def test_a_single_upload_is_embedded_before_an_import_that_came_first(
     akin: Akin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -609,20 +908,54 @@ def _accepted(akin: Akin) -> dict[str, int]:
         )
 
 
+def single(akin: Akin, seed: int) -> Any:
+    form = {"image": (io.BytesIO(picture(seed)), "x.jpg"), "item_id": f"single-{seed}"}
+    return akin.call("POST", "/v1/images", data=form)
+
+
+def imports_of(akin: Akin, seed: int) -> list[Any]:
+    archive = zipped({"x.jpg": picture(seed)})
+    return [
+        akin.call("POST", "/v1/imports", data={"files": [(io.BytesIO(picture(seed)), "x.jpg")]}),
+        akin.call("POST", "/v1/imports/archive", data=archive, content_type="application/zip"),
+    ]
+
+
 def test_a_full_backlog_is_answered_with_429_and_when_to_come_back(akin: Akin) -> None:
     akin.services.settings.__dict__["max_backlog"] = 5
-    akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(5)})
+    for seed in range(5):
+        assert single(akin, seed).status_code == 202
 
-    refused = [
-        akin.call("POST", "/v1/images", data={"image": (io.BytesIO(picture(9)), "x.jpg"), "item_id": "x"}),
-        akin.call("POST", "/v1/imports", data={"files": [(io.BytesIO(picture(9)), "x.jpg")]}),
-        akin.call("POST", "/v1/imports/archive", data=zipped({"x.jpg": picture(9)}), content_type="application/zip"),
-    ]
+    refused = [single(akin, 9), *imports_of(akin, 9)]
     assert {response.status_code for response in refused} == {429}
     assert {response.headers["Retry-After"] for response in refused} == {"10"}
 
     akin.work()
-    assert akin.upload(picture(9), "x")["created"]
+    assert single(akin, 9).status_code == 202
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_single_upload_is_not_refused_for_what_it_does_not_wait_for(akin: Akin, accepted: bool) -> None:
+    akin.services.settings.__dict__["max_backlog"] = 5
+    akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(5)})
+    if accepted:
+        accepting.accept_pending(akin.services)
+
+    assert {response.status_code for response in imports_of(akin, 9)} == {429}
+    assert single(akin, 9).status_code == 202
+
+
+def test_a_single_upload_is_not_refused_while_a_lost_collection_is_embedded_anew(akin: Akin) -> None:
+    akin.services.settings.__dict__["max_backlog"] = 5
+    for seed in range(5):
+        assert single(akin, seed).status_code == 202
+    akin.work()
+    with akin.services.database.reading() as session:
+        akin.services.vectors.drop(catalogs.live_index(session, akin.catalog_id).collection)
+    audit.start(akin.services, akin.catalog_id, repair=True)
+    audit.advance(akin.services)
+
+    assert single(akin, 9).status_code == 202
 
 
 def test_an_import_does_not_fill_the_ledger_faster_than_it_is_emptied(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from typing import Any
 
 import pytest
@@ -129,6 +131,36 @@ def test_an_import_cancelled_while_a_worker_looks_at_its_pictures_accepts_none_o
 
     assert akin.get(job["links"]["self"])["cancelled"] == 3
     assert akin.get("/v1/items")["data"] == []
+
+
+def test_bytes_of_an_import_cancelled_while_a_worker_looks_at_them_are_collected(
+    either_akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing refers to them, and neither to those that were to be collected before."""
+    akin = either_akin
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for seed in range(3):
+            file.writestr(f"{seed}.jpg", picture(seed))
+    job = akin.call("POST", "/v1/imports/archive", data=archive.getvalue(), content_type="application/zip").json
+    with akin.services.database.transaction() as session:
+        session.add(OrphanBlob(sha256=hashlib.sha256(picture(0)).hexdigest()))
+    inspect = akin.services.decoder.inspect_many
+
+    def cancelling(headers: list[bytes]) -> object:
+        cancel(akin, job)
+        return inspect(headers)
+
+    monkeypatch.setattr(akin.services.decoder, "inspect_many", cancelling)
+    assert accepting.take_turn(akin.services)
+    monkeypatch.undo()
+    akin.work()
+    stored = [key_of(hashlib.sha256(picture(seed)).hexdigest()) for seed in range(3)]
+    assert all(akin.services.blobs.exists(key) for key in stored)
+    let_grace_end(akin)
+
+    assert content.collect_orphans(akin.services) == 3
+    assert not any(akin.services.blobs.exists(key) for key in stored)
 
 
 def test_a_cancelled_import_does_not_hold_up_the_next(akin: Akin) -> None:

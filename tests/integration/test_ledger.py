@@ -707,7 +707,66 @@ def test_a_refresh_comes_after_uploads_and_before_imports(database: Database) ->
         ledger.open_rows(session, [image], second.id, Priority.UPLOAD)
         assert turns(session) == [Turn(other, refreshes=False), Turn(1, refreshes=True)]
         session.execute(update(Embedding).values(priority=Priority.IMPORT))
+        session.execute(update(IndexRow).values(claimed_at=now()))
         assert turns(session) == [Turn(1, refreshes=True), Turn(other, refreshes=False)]
+
+
+def add_catalog(session: Session, name: str, priority: Priority, count: int = 3) -> int:
+    """A catalog with pictures that wait; returns the id of its live index."""
+    catalog = Catalog(name=name)
+    session.add(catalog)
+    session.flush()
+    catalog.live_index_id = indexes.create(session, catalog.id, 1, IndexState.LIVE, None).id
+    for number in range(count):
+        pk = items.upsert(session, catalog.id, [ItemFields(f"i{number}")])[f"i{number}"]
+        looked = Picture(f"{name}-{number}", "jpeg", "image/jpeg", 1, 1, 1)
+        ((image, _),) = items.add_images(session, catalog.id, [(pk, looked)])
+        ledger.open_rows(session, [image], catalog.id, priority)
+    return catalog.live_index_id
+
+
+def serve(session: Session, *indexes_and_seconds: tuple[int, float]) -> None:
+    """Note when a worker last came to indexes."""
+    for index_id, ago in indexes_and_seconds:
+        moment = now() - timedelta(seconds=ago)
+        session.execute(update(IndexRow).where(IndexRow.id == index_id).values(claimed_at=moment))
+
+
+@pytest.mark.parametrize("flood", ["uploads", "changed items"])
+def test_what_floods_a_catalog_does_not_stop_the_import_of_another(database: Database, flood: str) -> None:
+    if flood == "changed items":
+        indexed_images(database, 3)
+        change(database, 0, 1, 2, title="New")
+    with database.transaction() as session:
+        flooded = add_catalog(session, "flooded", Priority.UPLOAD) if flood == "uploads" else 1
+        imports = [add_catalog(session, name, Priority.IMPORT) for name in ("one", "another")]
+        serve(session, (flooded, 4.5), *((index_id, 60) for index_id in imports))
+
+        taken = []
+        for ago in (4, 3, 2, 1):
+            taken.append(turns(session)[0].index_id)
+            serve(session, (taken[-1], ago))
+        serve(session, (flooded, 0))
+        assert turns(session)[0].index_id == flooded, "nobody else has waited for long"
+
+    assert taken == [imports[0], flooded, imports[1], flooded]
+
+
+def test_an_upload_does_not_wait_for_two_imports_one_after_the_other(database: Database) -> None:
+    with database.transaction() as session:
+        imports = [add_catalog(session, name, Priority.IMPORT) for name in ("one", "another")]
+        fresh = add_catalog(session, "fresh", Priority.UPLOAD, count=1)
+        serve(session, (fresh, 60), (imports[0], 60), (imports[1], 0))
+
+        assert turns(session)[0].index_id == fresh
+
+
+def test_a_clock_that_was_ahead_keeps_no_catalog_from_its_turn(database: Database) -> None:
+    with database.transaction() as session:
+        ahead, other = (add_catalog(session, name, Priority.IMPORT) for name in ("ahead", "other"))
+        serve(session, (ahead, -3600), (other, 1))
+
+        assert turns(session)[0].index_id == ahead
 
 
 def test_a_row_made_while_its_item_is_changed_is_written_as_it_is_afterwards(database: Database) -> None:

@@ -96,7 +96,14 @@ class HostileStack:
 
     def start_archive(self, data: bytes, media_type: str) -> str:
         """Import an archive; returns the id of the job."""
-        response = self.ask("POST", "/v1/imports/archive", content=data, headers={"Content-Type": media_type})
+        return self._start("/v1/imports/archive", data, media_type)
+
+    def start_manifest(self, data: bytes, media_type: str) -> str:
+        """Import a manifest; returns the id of the job."""
+        return self._start("/v1/imports/manifest", data, media_type)
+
+    def _start(self, path: str, data: bytes, media_type: str) -> str:
+        response = self.ask("POST", path, content=data, headers={"Content-Type": media_type})
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 

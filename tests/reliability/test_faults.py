@@ -43,7 +43,7 @@ class Size:
 
 SHORT = pytest.param(Size(480, 15, 3.0), id="short", marks=pytest.mark.timeout(600))
 LONG = pytest.param(
-    Size(2_001, 32, 20.0), id="long", marks=[pytest.mark.full, pytest.mark.faults, pytest.mark.timeout(1800)]
+    Size(2_001, 34, 20.0), id="long", marks=[pytest.mark.full, pytest.mark.faults, pytest.mark.timeout(1800)]
 )
 
 

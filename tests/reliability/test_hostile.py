@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from services.sources.names import PICTURE_SUFFIXES, suffix_of
 from services.stack.background import background_stack
-from tests.reliability import hostile_archives, hostile_pictures
+from tests.reliability import hostile_archives, hostile_manifests, hostile_pictures
 from tests.reliability.hostile_mutations import mutations
 from tests.reliability.hostile_pictures import FORMATS, drawn
 from tests.reliability.hostile_stack import HostileStack
@@ -128,6 +128,18 @@ def test_an_archive_that_lies_costs_no_more_than_its_own_entries(stack: HostileS
         }
         assert not _pictures_outside(stack)
         prove_working(stack, 1_002)
+
+
+@pytest.mark.timeout(TEST_SECONDS)
+def test_a_manifest_that_says_what_nothing_can_hold_costs_no_more_than_its_own_lines(stack: HostileStack) -> None:
+    manifests = list(hostile_manifests.manifests())
+    with stack.unharmed():
+        jobs = [stack.start_manifest(manifest.data, manifest.media_type) for manifest in manifests]
+
+        assert {manifest.name: _outcome(stack, job) for manifest, job in zip(manifests, jobs, strict=True)} == {
+            manifest.name: (manifest.taken, dict(manifest.failed), manifest.error) for manifest in manifests
+        }
+        prove_working(stack, 1_008)
 
 
 def _outcome(stack: HostileStack, job_id: str) -> tuple[int, dict[str, int], str | None]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from services.catalog.entries import LONGEST_WAIT
 from services.config import load_settings
 from services.errors import ConfigurationError
+from services.listing import FETCHED_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -15,6 +19,7 @@ from services.errors import ConfigurationError
         ("AKIN_PORT", "99999"),
         ("AKIN_DEVICE", "gpu"),
         ("AKIN_EMBED_BATCH", "0"),
+        ("AKIN_LEASE_SECONDS", "601"),
         ("AKIN_SECURE_COOKIE", "perhaps"),
     ],
 )
@@ -22,6 +27,11 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=name):
         load_settings()
+
+
+def test_what_a_worker_holds_is_not_taken_for_the_work_of_a_wrong_clock() -> None:
+    held = load_settings(lease_seconds=600).lease_seconds + FETCHED_SECONDS
+    assert timedelta(seconds=held) < LONGEST_WAIT
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "mps"])

@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 
 import pytest
 
-from services.errors import AkinError, ConfigurationError, FetchFailed, FetchRefused, TooLarge
+from services.errors import AkinError, ConfigurationError, FetchFailed, FetchQueued, FetchRefused, TooLarge
 from services.fetch.addresses import AllowList, is_public
 from services.fetch.client import Fetcher, Limits, Version
 from services.fetch.guard import Guard
@@ -501,6 +502,63 @@ class TestFetched:
         assert len(server.asked) == 12
         assert server.busiest == 2
         assert server.connections <= 4
+
+    def test_the_wait_for_a_turn_is_not_the_servers_time(self, server: Server) -> None:
+        client, url = shop(server, per_host=1, seconds=1.0)
+
+        def slow(request: BaseHTTPRequestHandler) -> None:
+            time.sleep(0.4)
+            answer(content=b"x")(request)
+
+        server.answers["/"] = slow
+
+        with ThreadPoolExecutor(6) as pool:
+            fetched = list(pool.map(lambda _: client.get(url + "/", max_bytes=100), range(6)))
+
+        assert [one.content for one in fetched if one is not None] == [b"x"] * 6
+
+    @pytest.mark.parametrize(("limits", "seconds"), [({"waiting": 0.3}, None), ({}, 0.3)], ids=["usual", "all"])
+    def test_a_server_whose_turn_does_not_come_is_not_asked(
+        self, server: Server, limits: dict[str, float], seconds: float | None
+    ) -> None:
+        client, url = shop(server, per_host=1, **limits)
+        server.answers["/"] = answer(content=b"x")
+
+        with client.download(url + "/", max_bytes=100) as first, ThreadPoolExecutor(1) as pool:
+            assert first is not None
+
+            def ask() -> None:
+                with client.download(url + "/", max_bytes=100, seconds=seconds):
+                    pass
+
+            began = time.monotonic()
+            with pytest.raises(FetchQueued):
+                pool.submit(ask).result()
+            assert time.monotonic() - began < 5
+
+        assert len(server.asked) == 1
+
+    def test_a_file_may_take_longer_to_arrive_than_the_answer_to_begin(self, server: Server) -> None:
+        client, url = shop(server, seconds=0.5)
+
+        def dribble(request: BaseHTTPRequestHandler) -> None:
+            request.send_response(200)
+            request.send_header("Content-Length", "10")
+            request.end_headers()
+            for _ in range(10):
+                request.wfile.write(b"x")
+                time.sleep(0.1)
+
+        def late(request: BaseHTTPRequestHandler) -> None:
+            time.sleep(1.0)
+            answer(content=b"x")(request)
+
+        server.answers["/"], server.answers["/late"] = dribble, late
+
+        with client.download(url + "/", max_bytes=100, arriving=20.0) as download:
+            assert download is not None and b"".join(download.chunks) == b"x" * 10
+        with pytest.raises(FetchFailed, match="too long"), client.download(url + "/late", max_bytes=100, arriving=20.0):
+            pass
 
     def test_a_download_arrives_in_pieces(self, server: Server) -> None:
         client, url = shop(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -160,6 +161,32 @@ def test_deep_grey_needs_little_more_memory_than_its_pixels(dtype: type) -> None
 
     with DecodePool(1, timeout=20, memory=256 * 1024**2, limits=LIMITS) as pool:
         assert pool.verify(target.getvalue()).width == 4_000
+
+
+def limit_leaving(free: int) -> int:
+    """The limit of descriptors under which so many are free."""
+    used = {int(descriptor.name) for descriptor in Path("/proc/self/fd").iterdir()}
+    limit = 0
+    while free or limit in used:
+        free -= limit not in used
+        limit += 1
+    return limit
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the descriptors of this process")
+@pytest.mark.parametrize("free", [0, 2])
+def test_a_process_that_the_system_has_no_room_for_is_started_later(pool: DecodePool, free: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = limit_leaving(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        with pytest.raises(Unavailable):
+            pool.call_many(misbehave, [(b"a",)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert limit_leaving(free) == limit, "nothing was left open"
+    assert pool.call_many(misbehave, [(b"a",)]) == [b"A"]
 
 
 def test_many_threads_share_the_processes(pool: DecodePool) -> None:

@@ -134,6 +134,8 @@ BAD = [
     '{"image": "https://x.example/a.jpg"}',
     '{"item_id": "A", "title": "' + "x" * MAX_LINE + '"}',
     "9" * 5000,
+    '{"item_id": "A", "x\\ud800": 1}',
+    '{"item_id": "A", "x\\u0000": 1}',
 ]
 
 
@@ -147,6 +149,16 @@ def test_a_malformed_line_is_a_problem_and_the_walk_goes_on(bad: str) -> None:
     assert problem.problem and problem.problem.code == "entry_invalid"
     assert problem.ref == "line 2"
     assert len(problem.problem.detail) < 500
+    assert problem.problem.detail.encode().decode().isprintable()
+
+
+def test_a_record_that_names_too_many_pictures_is_a_problem() -> None:
+    most = {"item_id": "A", "images": [URL] * 1_000}
+
+    found = listed("\n".join(json.dumps(record) for record in (most, most | {"images": [URL] * 1_001})))
+
+    assert [reference.url for reference in found[:-1]] == [URL] * 1_000
+    assert found[-1].problem and found[-1].problem.code == "entry_invalid" and "1,001" in found[-1].problem.detail
 
 
 def test_text_that_is_not_utf8_is_a_problem_of_its_line() -> None:

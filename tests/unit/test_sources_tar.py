@@ -223,6 +223,22 @@ def test_damaged_pax_records_are_unreadable(records: bytes) -> None:
     assert until_unreadable(data) == []
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        tarred({"a.jpg": b"1"})[:1024]
+        + (header("pax", 512, tarfile.XGLTYPE) + bytes(512)) * 101
+        + tarred({"b.jpg": b"2"}),
+        gzip.compress(tarred({"a.jpg": b"1"})[:1024])
+        + gzip.compress(b"") * 20_000
+        + gzip.compress(tarred({"b.jpg": b"2"})),
+    ],
+    ids=["headers", "members"],
+)
+def test_what_leads_to_no_file_for_long_is_unreadable(data: bytes) -> None:
+    assert until_unreadable(data) == ["a.jpg"]
+
+
 def test_a_negative_size_is_unreadable() -> None:
     block = bytearray(header("a.jpg", 0))
     block[124:136] = b"\xff" * 11 + b"\x00"

@@ -114,13 +114,51 @@ def test_a_walk_in_pieces_yields_what_one_walk_does(
 
         pieces: list[Reference] = []
         cursor: Cursor = {}
-        for turn in range(len(whole) + 1):
-            walk = source.walk(json.loads(json.dumps(cursor)))
-            for reference, done in itertools.islice(walk, cuts[turn % len(cuts)]):
-                pieces.append(reference)
-                cursor = done
+        for cut in itertools.cycle(cuts):
+            steps = list(itertools.islice(source.steps(json.loads(json.dumps(cursor))), cut))
+            pieces += [reference for reference, _ in steps if reference is not None]
+            if len(steps) < cut:
+                break
+            cursor = steps[-1][1]
 
     assert pieces == whole
+
+
+@pytest.mark.parametrize("make", [as_tar, as_gzipped_tar, as_folder, as_prefix])
+def test_a_walk_stops_by_each_file_that_it_passes_over(
+    make: Callable[[dict[str, bytes], Path], Source], tmp_path: Path
+) -> None:
+    files = {f"{number:03}.txt": b"1" for number in range(200)} | {"last.jpg": b"2"}
+
+    steps = list(make(files, tmp_path).steps({}))
+
+    assert [reference.ref for reference, _ in steps if reference is not None] == ["last.jpg"]
+    assert len(steps) >= 201
+
+
+@pytest.mark.parametrize(("record", "media_type"), [('{"item_id": "A"}', "application/json"), ("A", "text/csv")])
+def test_a_walk_stops_by_blank_lines(record: str, media_type: str) -> None:
+    header = "item_id\n" if media_type == "text/csv" else ""
+    text = f"{header}{record}\n" + " \n" * 200 + record
+
+    steps = list(Manifest(io.BytesIO(text.encode()), media_type).steps({}))
+
+    assert [reference.item.item_id for reference, _ in steps if reference is not None] == ["A", "A"]
+    assert len(steps) == 202
+
+
+def test_a_walk_stops_in_the_middle_of_what_is_large(tmp_path: Path) -> None:
+    data = gzip.compress(tar_bytes({"1.jpg": b"1", "film.bin": bytes(100_000_000), "2.jpg": b"2"}), 1)
+    source = open_archive(io.BytesIO(data), LIMIT)
+
+    steps = list(source.steps({}))
+    cursor = next(after for reference, after in reversed(steps) if reference is None)
+    rest = list(source.steps(cursor))
+
+    assert [reference.ref for reference, _ in steps if reference is not None] == ["1.jpg", "2.jpg"]
+    assert len(steps) >= 5
+    assert [reference.ref for reference, _ in rest if reference is not None] == ["2.jpg"]
+    assert len(rest) >= 3, "what is unpacked again is as well"
 
 
 @given(st.text(max_size=600))
