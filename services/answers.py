@@ -136,11 +136,22 @@ class Likeness(_Answer):
     probability: float
 
 
+class Box(_Answer):
+    """A rectangle on a picture, in shares of its upright width and height; it may reach beyond the picture."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
 class Regions(_Answer):
-    """Where the query's picture and the hit's agree, 0 to 1, by rows of a grid."""
+    """Where the query's picture and the hit's agree, 0 to 1, by rows of a grid, and what of them each grid covers."""
 
     query: tuple[tuple[float, ...], ...]
     hit: tuple[tuple[float, ...], ...]
+    query_box: Box | None = None
+    hit_box: Box | None = None
 
 
 class Hit(_Answer):

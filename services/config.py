@@ -75,7 +75,10 @@ class Settings(BaseSettings):
     fetch_allow: str = Field(
         "", description="hosts that may be fetched from, and told by webhooks, although not public, separated by commas"
     )
-    fetch_timeout: Seconds = Field(15.0, description="seconds that fetching one picture may take")
+    fetch_timeout: Seconds = Field(
+        15.0,
+        description="seconds that fetching one picture may take; for a search no longer than AKIN_QUERY_DEADLINE",
+    )
     fetch_threads: Positive = Field(16, description="pictures that a worker fetches at the same time")
 
     decode_processes: Positive = Field(

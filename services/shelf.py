@@ -16,12 +16,15 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 import msgpack
+from sqlalchemy import select
 
 from services import kept_vectors
 from services.caching import Recent, recall_many, remember_soon
 from services.catalog import found
 from services.catalog.filters import Attribute
 from services.catalog.found import Found, ItemInIndex, Known
+from services.catalog.models import Embedding
+from services.catalog.states import EmbeddingState
 from services.catalog.stock import stock
 from services.encoders.calibration import Likeness, likeness
 from services.same_kind import same_kind
@@ -71,7 +74,7 @@ class Choice:
     Attributes:
         changed_at: when the item of each picture last changed.
         rows: of some of them, what SQL said a moment ago.
-        early: the item has pictures but no vector yet, so that in a moment there may be hits.
+        early: the item has no vector yet but will have one, so that in a moment there may be hits.
     """
 
     collection: str
@@ -210,11 +213,28 @@ def _rank(services: Services, question: Question, item: ItemInIndex) -> _Ranked:
     until = time.time() + KEPT_SECONDS
     ranking = _Ranking(item.index.collection, item.index.id, item.index.encoder, hits, tuple(others), until)
     # One without hits is kept as well: that there are none takes the longest to find out.
-    early = bool(item.image_ids) and not vectors
+    early = not vectors and _awaits_vector(services, item)
     if not early:
         remember_soon(services, question.cached_under, _keep(question, _Last(ranking)), KEPT_SECONDS)
     changed_at = {image_id: fresh.rows[image_id].updated_at for image_id, _ in fresh.scores} | others
     return _Ranked(ranking, fresh.rows, changed_at, early)
+
+
+def _awaits_vector(services: Services, item: ItemInIndex) -> bool:
+    """Whether a picture of an item that has no vector will have one; not where embedding them failed.
+
+    One that is marked as indexed counts: its vector was written a moment ago, and Milvus does not show it yet.
+    """
+    if not item.image_ids:
+        return False
+    waiting = (
+        select(Embedding.id)
+        .where(Embedding.image_id.in_(item.image_ids), Embedding.index_id == item.index.id)
+        .where(Embedding.state.in_([EmbeddingState.PENDING, EmbeddingState.LEASED, EmbeddingState.INDEXED]))
+        .limit(1)
+    )
+    with services.database.rows() as connection:
+        return connection.scalar(waiting) is not None
 
 
 def _fill(services: Services, question: Question, item: ItemInIndex, hits: Sequence[int]) -> dict[int, datetime]:

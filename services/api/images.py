@@ -121,7 +121,7 @@ def get_thumbnail(call: Call[ThumbnailQuery, None], image_id: int) -> Response:
     scope=Scope.SEARCH,
     query=ContentQuery,
     media_types=("image/*",),
-    errors=(ImageRejected,),
+    errors=(ImageRejected, Overloaded),
 )
 def get_content(call: Call[ContentQuery, None], image_id: int) -> Response:
     """The picture at full size.

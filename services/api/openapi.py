@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from services.api.contract import FORM, JSON, Operation
+from services.api.contract import JSON, Operation
 from services.api.errors import STATUS
 from services.api.idempotency import HEADER, LONGEST, REPLAYED
 from services.api.schemas import Problem
+from services.catalog.keys import Scope
 from services.errors import (
     AkinError,
     Conflict,
@@ -57,7 +58,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": definitions["$defs"],
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "an API key: akin_…"}},
+            "securitySchemes": {"key": _KEY, "publishable_key": _PUBLISHABLE_KEY},
         },
         "security": [{"key": []}],
     }
@@ -76,6 +77,8 @@ def _operation(operation: Operation, schemas: dict[type[BaseModel], dict[str, An
         ],
         "responses": _responses(operation, schemas),
     }
+    if operation.scope is Scope.WIDGET:
+        described["security"] = [{"key": []}, {"publishable_key": []}]
     if operation.body:
         described["requestBody"] = {
             "required": True,
@@ -85,6 +88,14 @@ def _operation(operation: Operation, schemas: dict[type[BaseModel], dict[str, An
         described["requestBody"] = {"required": True, "content": {media: {} for media in operation.accepts}}
     return described
 
+
+_KEY = {"type": "http", "scheme": "bearer", "description": "an API key: akin_…, or pk_… where that suffices"}
+_PUBLISHABLE_KEY = {
+    "type": "apiKey",
+    "in": "query",
+    "name": "key",
+    "description": "a publishable key, pk_…, for pages of its origins; other keys may not stand in an address",
+}
 
 _CATALOG = {
     "name": "catalog",
@@ -145,8 +156,7 @@ def _responses(operation: Operation, schemas: dict[type[BaseModel], dict[str, An
     elif operation.media_types:
         success["content"] = {media: {"schema": {}} for media in operation.media_types}
     answers = {str(operation.status.value): success}
-    large = operation.stream or (FORM in operation.accepts and operation.body is not None)
-    limits: tuple[type[AkinError], ...] = (TooLarge,) if large else ()
+    limits: tuple[type[AkinError], ...] = (TooLarge,) if operation.body or operation.stream else ()
     if operation.versioned:
         answers["304"] = {"description": "Not changed since the ETag of `If-None-Match`"}
     statuses: dict[HTTPStatus, list[str]] = {}

@@ -6,6 +6,7 @@ To make types of dozens of hits, with all checks, takes as long as the database 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 from services.api import present
@@ -36,9 +37,8 @@ def search(answer: Answer) -> Members:
 
 
 def _hit(match: Match) -> Members:
-    regions = match.regions
-    told = {"query": regions.query, "hit": regions.hit} if regions else None
-    return hit(match.rank, match.score, pictured(match.found), match.likeness, told)
+    regions = asdict(match.regions) if match.regions else None
+    return hit(match.rank, match.score, pictured(match.found), match.likeness, regions)
 
 
 def hit(rank: int, score: float, shown: Members, likeness: Likeness | None, regions: Members | None = None) -> Members:

@@ -219,11 +219,25 @@ class LikenessOut(Schema):
     probability: float
 
 
+class BoxOut(Schema):
+    """A rectangle on a picture, in shares of its upright width and height; it may reach beyond the picture."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
 class RegionsOut(Schema):
-    """Where two pictures agree, 0 to 1, by rows of the encoder's feature grid."""
+    """Where two pictures agree, 0 to 1, by rows of the encoder's feature grid.
+
+    The grid covers what the encoder is given of a picture: all of it, its middle, or more where it is framed.
+    """
 
     query: list[list[float]]
     hit: list[list[float]]
+    query_box: BoxOut = Field(description="what of the query's whole picture its grid covers; of a crop, about that")
+    hit_box: BoxOut = Field(description="what of the hit's picture its grid covers")
 
 
 class HitOut(Schema):

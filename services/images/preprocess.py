@@ -16,6 +16,8 @@ from services.images.decode import Limits, decode, inspect, rejecting
 
 Pixels = npt.NDArray[np.uint8]
 Positive = Annotated[float, Field(gt=0)]
+# Left, top, right and bottom, in pixels.
+Area = tuple[float, float, float, float]
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 MIN_CROP = 8
@@ -43,6 +45,16 @@ class Crop:
         left, top = math.floor(self.x * width), math.floor(self.y * height)
         right, bottom = math.ceil((self.x + self.width) * width), math.ceil((self.y + self.height) * height)
         return left, top, min(right, width), min(bottom, height)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle on a picture, in shares of its upright width and height; it may reach beyond the picture."""
+
+    x: float
+    y: float
+    width: float
+    height: float
 
 
 class Preprocessing(BaseModel):
@@ -107,34 +119,57 @@ def preprocess_image(image: Image.Image, spec: Preprocessing) -> Pixels:
     Raises:
         ImageRejected: there is not enough memory.
     """
-    side, resample = (spec.inner_size, spec.inner_size), _RESAMPLING[spec.resample]
+    area, fitted = _fit(image.size, spec)
     with rejecting():
-        match spec.fit:
-            case "stretch":
-                fitted = image.resize(side, resample, box=_middle(image.size, image.size, spec.crop_share))
-            case "crop":
-                short = min(image.size)
-                fitted = image.resize(side, resample, box=_middle(image.size, (short, short), spec.crop_share))
-            case "pad":
-                fitted = _shrunk(image, spec.inner_size, resample)
-        return np.array(_framed(fitted, spec), dtype=np.uint8)
+        return np.array(_framed(image.resize(fitted, _RESAMPLING[spec.resample], box=area), spec), dtype=np.uint8)
 
 
-def _middle(size: tuple[int, int], area: tuple[int, int], share: float) -> tuple[float, float, float, float]:
+def covered(size: tuple[int, int], spec: Preprocessing, crop: Crop | None = None) -> Box:
+    """What of an upright picture of this size, or of a part of it, lies under the encoder's whole input.
+
+    Less than the picture where that is cut, and more where it is framed.
+    """
+    left, top, right, bottom = (0, 0, *size) if crop is None else crop.box(size)
+    area, fitted = _fit((right - left, bottom - top), spec)
+
+    def along(axis: int, start: int) -> tuple[float, float]:
+        # Of the picture, what is shown, and of that, what one pixel of the input is.
+        shown = (area[axis + 2] - area[axis]) / size[axis]
+        before = _before(fitted[axis], spec)
+        return (start + area[axis]) / size[axis] - shown * before / fitted[axis], shown * spec.size / fitted[axis]
+
+    (x, width), (y, height) = along(0, left), along(1, top)
+    return Box(x, y, width, height)
+
+
+def _fit(size: tuple[int, int], spec: Preprocessing) -> tuple[Area, tuple[int, int]]:
+    """What is shown of a picture of this size, in its pixels; and the size in which it is shown."""
+    inner = spec.inner_size
+    match spec.fit:
+        case "stretch":
+            return _middle(size, size, spec.crop_share), (inner, inner)
+        case "crop":
+            short = min(size)
+            return _middle(size, (short, short), spec.crop_share), (inner, inner)
+        case "pad":
+            width, height = (max(1, round(length * (inner / max(size)))) for length in size)
+            return (0.0, 0.0, float(size[0]), float(size[1])), (width, height)
+
+
+def _middle(size: tuple[int, int], area: tuple[int, int], share: float) -> Area:
     width, height = area[0] * share, area[1] * share
     left, top = (size[0] - width) / 2, (size[1] - height) / 2
     return left, top, left + width, top + height
-
-
-def _shrunk(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
-    scale = side / max(image.size)
-    width, height = (max(1, round(length * scale)) for length in image.size)
-    return image.resize((width, height), resample)
 
 
 def _framed(image: Image.Image, spec: Preprocessing) -> Image.Image:
     if image.size == (spec.size, spec.size):
         return image
     square = Image.new("RGB", (spec.size, spec.size), spec.background)
-    square.paste(image, ((spec.size - image.width) // 2, (spec.size - image.height) // 2))
+    square.paste(image, (_before(image.width, spec), _before(image.height, spec)))
     return square
+
+
+def _before(length: int, spec: Preprocessing) -> int:
+    """Pixels of the frame before so many of the picture."""
+    return (spec.size - length) // 2

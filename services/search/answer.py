@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from services.catalog.found import Found, Known, LiveIndex
 from services.encoders.calibration import Likeness
+from services.images.preprocess import Box
 from services.search.filtering import FilteredBy
 
 Grid = list[list[float]]
@@ -14,10 +15,17 @@ Grid = list[list[float]]
 
 @dataclass(frozen=True)
 class Regions:
-    """Where two pictures agree: 0 to 1 for each cell of the encoder's feature grid, rows from the top."""
+    """Where two pictures agree: 0 to 1 for each cell of the encoder's feature grid, rows from the top.
+
+    Attributes:
+        query_box: what of the query's picture its grid covers.
+        hit_box: the same of the hit's.
+    """
 
     query: Grid
     hit: Grid
+    query_box: Box
+    hit_box: Box
 
 
 @dataclass(frozen=True)

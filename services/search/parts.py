@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,17 +16,9 @@ from services.caching import recall, remember_soon
 from services.catalog import found
 from services.catalog.found import Known, LiveIndex
 from services.encoders.manifest import Manifest
-from services.errors import (
-    AkinError,
-    Conflict,
-    ImageReason,
-    ImageRejected,
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    TooLarge,
-)
+from services.errors import AkinError, Conflict, ImageReason, ImageRejected, InvalidRequest, NotFound
 from services.images.preprocess import Crop
+from services.search.fetching import fetch
 from services.search.known import manifest_of, vectors_of
 from services.search.ranked import MOST_QUERIES, Query
 from services.search.request import Address, KnownImage, KnownItem, Picture, Search, Subject, Words
@@ -38,17 +29,16 @@ Vector = NDArray[np.float32]
 
 REMEMBERED_SECONDS: Final = 600
 ENCODED_AT_ONCE: Final = 16
-# Pictures that this process fetches at the same time: other servers must not hold all of its threads.
-FETCHED_AT_ONCE: Final = 8
 # Parts that take each other away leave rounding errors, which point nowhere. Beside weights that are 1 together.
 SHORTEST: Final = 1e-3
-
-_fetching = threading.BoundedSemaphore(FETCHED_AT_ONCE)
 
 
 @dataclass(frozen=True)
 class Catalogued:
-    """What the catalog has of the items (primary key and pictures, oldest first) and images that searches name."""
+    """What the catalog has of the items (primary key and pictures, oldest first) and images that searches name.
+
+    Among the images are those of items of one picture, where a search is to be explained.
+    """
 
     items: Mapping[str, tuple[int, list[int]]]
     images: Mapping[int, Known]
@@ -78,11 +68,11 @@ def look_up(connection: Connection, catalog_id: int, searches: Sequence[Search])
     """What the catalog has of all that the searches name; what it lacks is missing in the answer."""
     subjects = [part.subject for search in searches for part in search.parts]
     item_ids = {subject.item_id for subject in subjects if isinstance(subject, KnownItem)}
-    image_ids = list({subject.image_id for subject in subjects if isinstance(subject, KnownImage)})
-    return Catalogued(
-        found.items(connection, catalog_id, item_ids) if item_ids else {},
-        found.known(connection, catalog_id, image_ids) if image_ids else {},
-    )
+    image_ids = {subject.image_id for subject in subjects if isinstance(subject, KnownImage)}
+    items = found.items(connection, catalog_id, item_ids) if item_ids else {}
+    if any(search.explain for search in searches):
+        image_ids |= {pictures[0] for _, pictures in items.values() if len(pictures) == 1}
+    return Catalogued(items, found.known(connection, catalog_id, list(image_ids)) if image_ids else {})
 
 
 def prepare(
@@ -92,6 +82,7 @@ def prepare(
     subjects = list(dict.fromkeys(part.subject for search in searches for part in search.parts))
     encoder = _Encoder(services, index, catalogued, strong=any(search.options.strong for search in searches))
     encoder.fetch_known(subjects)
+    encoder.fetch_addresses(subjects)
     if len(subjects) == 1:
         outcomes = [encoder.outcome(subjects[0])]
     else:
@@ -120,13 +111,24 @@ def _prepared(
         known = encoded[subject]
         assert not isinstance(known, AkinError)
         shown: Picture | Known | None = known[0].picture
-        if isinstance(subject, KnownImage) and shown is None:
-            shown = catalogued.images[subject.image_id]
+        if shown is None:
+            shown = _only_picture(subject, catalogued)
         query = Query(np.stack([one.vector for one in known]), *without)
         return Prepared(query, not isinstance(subject, Words), shown)
     if np.linalg.norm(total) < SHORTEST:
         return InvalidRequest("the parts of the query take each other away", code="query_cancels_out")
     return Prepared(Query(_unit(np.asarray(total))[None].astype(np.float32), *without), False, None)
+
+
+def _only_picture(subject: Subject, catalogued: Catalogued) -> Known | None:
+    """The picture of the catalog that is searched with, where it is one."""
+    match subject:
+        case KnownImage(image_id):
+            return catalogued.images[image_id]
+        case KnownItem(item_id):
+            pictures = catalogued.items[item_id][1]
+            return catalogued.images.get(pictures[0]) if len(pictures) == 1 else None
+    return None
 
 
 class _Encoder:
@@ -135,6 +137,7 @@ class _Encoder:
     def __init__(self, services: Services, index: LiveIndex, catalogued: Catalogued, *, strong: bool) -> None:
         self._services, self._index, self._catalogued, self._strong = services, index, catalogued, strong
         self._known: dict[int, Vector] = {}
+        self._fetched: dict[str, bytes | AkinError] = {}
 
     def fetch_known(self, subjects: Sequence[Subject]) -> None:
         """Read the vectors of all pictures that are embedded, in one call of the vector store.
@@ -151,6 +154,12 @@ class _Encoder:
         if wanted:
             self._known = vectors_of(self._services, self._index, list(dict.fromkeys(wanted)), strong=self._strong)
 
+    def fetch_addresses(self, subjects: Sequence[Subject]) -> None:
+        """Read all pictures that lie on web servers, or why one cannot be had."""
+        urls = list(dict.fromkeys(subject.url for subject in subjects if isinstance(subject, Address)))
+        if urls:
+            self._fetched = fetch(self._services, urls)
+
     def outcome(self, subject: Subject) -> list[_Encoded] | AkinError:
         """The vector of a subject, of an item one for each picture; or why there is none."""
         try:
@@ -165,7 +174,10 @@ class _Encoder:
             case Words(text):
                 return [_Encoded(self._of_text(text))]
             case Address(url, crop):
-                picture = Picture(self._fetched(url), crop)
+                fetched = self._fetched[url]
+                if isinstance(fetched, AkinError):
+                    raise fetched
+                picture = Picture(fetched, crop)
             case KnownImage(image_id, crop):
                 if image_id not in self._catalogued.images:
                     raise NotFound(f"there is no image {image_id} in this catalog", code="image_not_found")
@@ -232,18 +244,6 @@ class _Encoder:
             return self._services.blobs.get(key_of(sha256))
         except NotFound as error:
             raise ImageRejected(ImageReason.MISSING, "the stored bytes of the picture are gone") from error
-
-    def _fetched(self, url: str) -> bytes:
-        if not _fetching.acquire(timeout=self._services.settings.query_deadline):
-            raise Overloaded("too many pictures are being fetched")
-        try:
-            fetched = self._services.fetcher.get(url, max_bytes=self._services.settings.max_image_bytes)
-        except TooLarge as error:
-            raise ImageRejected(ImageReason.TOO_MANY_BYTES, error.detail) from error
-        finally:
-            _fetching.release()
-        assert fetched is not None  # only where a known version was asked about
-        return fetched.content
 
 
 def _unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from services.catalog.found import Found, Known, LiveIndex
 from services.errors import AkinError
-from services.images.preprocess import Pixels
+from services.images.preprocess import Box, Pixels, covered
 from services.search.answer import Grid, Match, Regions
 from services.search.known import manifest_of
 from services.search.request import Picture
@@ -38,7 +38,7 @@ def with_regions(
         return list(matches), "the query is not one picture"
     explainer = _Explainer(services, index)
     try:
-        query = explainer.pixels(picture)
+        query = explainer.seen(picture)
     except AkinError as error:
         return list(matches), error.detail
     with ThreadPoolExecutor(len(first), thread_name_prefix="regions") as pool:
@@ -51,24 +51,36 @@ def with_regions(
     return [*shown, *matches[MOST_EXPLAINED:]], missing[0] if len(missing) == len(first) else None
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What an encoder is given of a picture, and which part of it that is."""
+
+    pixels: Pixels
+    box: Box
+
+
 class _Explainer:
     def __init__(self, services: Services, index: LiveIndex) -> None:
         self._services = services
         self._sha256 = index.encoder_sha256
         self._preprocessing = manifest_of(services, index).preprocessing
 
-    def pixels(self, picture: Picture | Known | Found) -> Pixels:
+    def seen(self, picture: Picture | Known | Found) -> _Seen:
         if isinstance(picture, Picture):
-            return self._services.decoder.preprocess(picture.data, self._preprocessing, picture.crop)
-        return self._services.decoder.preprocess(self._services.blobs.get(key_of(picture.sha256)), self._preprocessing)
+            data, crop = picture.data, picture.crop
+        else:
+            data, crop = self._services.blobs.get(key_of(picture.sha256)), None
+        info = self._services.decoder.inspect(data)
+        pixels = self._services.decoder.preprocess(data, self._preprocessing, crop)
+        return _Seen(pixels, covered((info.width, info.height), self._preprocessing, crop))
 
-    def regions(self, query: Pixels, match: Match) -> Regions | AkinError:
+    def regions(self, query: _Seen, match: Match) -> Regions | AkinError:
         try:
-            pixels = self.pixels(match.found)
-            first, second = self._services.query_encoder.agreement(self._sha256, query, pixels)
+            hit = self.seen(match.found)
+            first, second = self._services.query_encoder.agreement(self._sha256, query.pixels, hit.pixels)
         except AkinError as error:
             return error
-        return Regions(_rounded(first), _rounded(second))
+        return Regions(_rounded(first), _rounded(second), query.box, hit.box)
 
 
 def _rounded(grid: NDArray[np.float32]) -> Grid:

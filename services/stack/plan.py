@@ -166,6 +166,8 @@ def api_command(settings: Settings) -> list[str]:
         "--workers": str(settings.api_processes),
         "--timeout": "60",
         "--graceful-timeout": "10",
+        # The most that it takes: an item's id may have 512 characters, 12 bytes each in an address, and filters follow.
+        "--limit-request-line": "8190",
     }
     command = [sys.executable, "-m", "gunicorn", *(word for pair in options.items() for word in pair)]
     # Releases that have a control socket keep it at one path in the home directory, for every instance.

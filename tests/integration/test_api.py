@@ -24,6 +24,7 @@ from services.catalog import keys
 from services.catalog.keys import Scope
 from services.encode_call import REQUESTS, QueryEncoder
 from services.errors import Overloaded
+from services.images.pool import DecodePool
 from services.queue import alive_key
 from services.wiring import build
 from tests.integration.conftest import Akin, picture
@@ -379,6 +380,63 @@ def test_every_route_is_in_the_openapi_document(akin: Akin) -> None:
     upload = document["paths"]["/v1/images"]["post"]["requestBody"]["content"]
     assert set(upload) == {"multipart/form-data", "application/json"}
     assert upload["multipart/form-data"]["schema"]["properties"]["image"]["contentMediaType"]
+
+
+def test_whatever_reads_a_body_says_that_it_may_be_too_large(akin: Akin) -> None:
+    document = akin.client.get("/openapi.json").json
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    services = build(akin.services.settings.model_copy(update={"max_request_bytes": 1000}))
+
+    client, headers = create_app(services).test_client(), {"Authorization": f"Bearer {akin.key}"}
+
+    large = client.post("/v1/search/batch", json={"searches": ["x" * 1000]}, headers=headers)
+
+    services.close()
+    problem(large, 413, "too_large")
+    assert all(("413" in operation["responses"]) == ("requestBody" in operation) for operation in operations)
+
+
+def test_pictures_are_refused_while_too_many_are_decoded_as_documented(
+    akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"/v1/images/{akin.upload(picture(1), 'one')['image_id']}/content"
+    settings = akin.services.settings
+    with (
+        DecodePool(1, 20, settings.decode_memory, akin.services.limits, patience=0.01) as busy,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        busy.warm_up()
+        monkeypatch.setitem(vars(akin.services), "decoder", busy)
+        at_work = pool.submit(busy.call, time.sleep, 3)
+        wait_until(lambda: akin.call("GET", address).status_code != 200, "the decoder is busy", 3)
+        refused = akin.call("GET", address)
+        at_work.result()
+
+    problem(refused, 429, "overloaded")
+    assert refused.headers["Retry-After"]
+    described = akin.client.get("/openapi.json").json["paths"]["/v1/images/{image_id}/content"]["get"]
+    assert "429" in described["responses"]
+
+
+def test_only_what_pages_of_a_shop_ask_takes_a_key_in_the_address(akin: Akin) -> None:
+    document = akin.client.get("/openapi.json").json
+
+    (in_address,) = [
+        name for name, scheme in document["components"]["securitySchemes"].items() if scheme["type"] == "apiKey"
+    ]
+    scheme = document["components"]["securitySchemes"][in_address]
+    assert (scheme["in"], scheme["name"]) == ("query", "key")
+    open_to_it = {
+        (method, path)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if {in_address: []} in operation.get("security", document["security"])
+    }
+    assert open_to_it == {
+        ("get", "/v1/items/{item_id}/similar"),
+        ("get", "/v1/images/{image_id}/thumbnail"),
+        ("post", "/v1/events"),
+    }
 
 
 def test_too_many_waiting_searches_are_refused_early(akin: Akin) -> None:

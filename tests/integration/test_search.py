@@ -8,10 +8,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from PIL import Image as Pillow
 from werkzeug.serving import make_server
 
 from services import facets
-from services.answers import SearchFailure, SearchResult
+from services.answers import Box, SearchFailure, SearchResult
+from services.api.app import create_app
 from services.api.schemas import Schema
 from services.api.schemas_search import BatchOut, SearchOut
 from services.api.schemas_widget import SimilarOut
@@ -37,6 +39,7 @@ from services.encode_call import QueryEncoder
 from services.errors import InvalidRequest
 from services.queries import Part
 from services.search import filtering, neighbours, ranked
+from services.wiring import build
 from tests.integration.conftest import Akin, _akin, picture
 from tests.servers import wait_until
 
@@ -132,6 +135,86 @@ def web_server(files: dict[str, bytes]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class SlowServer:
+    """A web server that answers, always with one picture, only once it is released."""
+
+    def __init__(self, data: bytes) -> None:
+        self.asked: list[str] = []
+        asked, released = self.asked, threading.Event()
+        self.release = released.set
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                released.wait(30)
+                with suppress(ConnectionError):
+                    self.send_response(200)
+                    self.end_headers()
+                    self.wfile.write(data)
+
+            def log_message(self, *_arguments: Any) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@contextmanager
+def configured(akin: Akin, **settings: Any) -> Iterator[Akin]:
+    """Another API process on the same data, with other settings."""
+    services = build(akin.services.settings.model_copy(update=settings))
+    try:
+        yield Akin(services, create_app(services).test_client(), akin.key)
+    finally:
+        services.close()
+
+
+def test_slow_servers_hold_half_of_the_threads_and_further_searches_by_address_are_refused(shop: Akin) -> None:
+    with (
+        configured(shop, api_threads=4, query_deadline=20) as akin,
+        SlowServer(picture(5)) as slow,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        urls = [f"{slow.url}/{number}" for number in range(4)]
+        # A search with several addresses is one that waits.
+        held = [pool.submit(search, akin, query=[{"url": url} for url in asked]) for asked in (urls[:3], urls[3:])]
+        wait_until(lambda: len(slow.asked) == 4, "both wait for the server", 10)
+        began = time.monotonic()
+        response = akin.call("POST", "/v1/search", json={"query": [{"url": f"{slow.url}/more"}]})
+        of_several = akin.call(
+            "POST",
+            "/v1/search/batch",
+            json={"searches": [{"query": [{"url": f"{slow.url}/more"}]}, {"query": [{"item_id": "item-1"}]}]},
+        )
+        took = time.monotonic() - began
+        slow.release()
+
+        assert (response.status_code, response.json["code"]) == (429, "overloaded")
+        assert int(response.headers["Retry-After"]) > 0
+        refused, answered = of_several.json["results"]
+        assert (refused["error"]["status"], len(answered["hits"])) == (429, 20)
+        assert took < 5
+        assert [names(one.result())[0] for one in held] == ["item-5"] * 2
+        assert names(search(akin, query=[{"url": f"{slow.url}/again"}]))[0] == "item-5"
+
+
+def test_an_address_is_waited_for_no_longer_than_a_search_may_take(shop: Akin) -> None:
+    with configured(shop, query_deadline=0.5) as akin, SlowServer(picture(5)) as slow:
+        began = time.monotonic()
+        refused(akin, 422, "fetch_failed", query=[{"url": f"{slow.url}/a"}, {"url": f"{slow.url}/b"}])
+        assert time.monotonic() - began < 5
 
 
 def test_a_picture_is_searched_with_by_its_bytes_its_address_its_id_and_its_item(shop: Akin) -> None:
@@ -430,8 +513,23 @@ def test_explanations_say_how_an_answer_came_about(shop: Akin) -> None:
     assert last["regions"] is None
     by_id = search(shop, query=[{"image_id": image_id(shop, "item-8")}], explain=True)
     assert by_id["hits"][0]["regions"] is not None
+    by_item = search(shop, query=[{"item_id": "item-8"}], explain=True)
+    assert [hit["regions"] for hit in by_item["hits"]] == [hit["regions"] for hit in by_id["hits"]]
+    by_many = search(shop, query=[{"item_id": "many"}], explain=True)
+    assert by_many["explain"]["no_regions"] == "the query is not one picture"
     of_several = search(shop, query=[{"image": body["image"]}, {"item_id": "item-1"}], explain=True)
     assert all(hit["regions"] is None for hit in of_several["hits"])
+
+
+def test_regions_say_what_of_each_picture_they_cover(shop: Akin) -> None:
+    crop = {"x": 0.25, "y": 0.5, "width": 0.5, "height": 0.5}
+
+    whole = search(shop, image=encoded(picture(8)), explain=True)["hits"][0]["regions"]
+    part = search(shop, image=encoded(picture(8)), crop=crop, explain=True)["hits"][0]["regions"]
+
+    everything = {"x": 0, "y": 0, "width": 1, "height": 1}
+    assert (whole["query_box"], whole["hit_box"]) == (everything, everything)
+    assert (part["query_box"], part["hit_box"]) == (crop, everything)
 
 
 def test_several_searches_at_once_are_answered_like_one_after_the_other(shop: Akin) -> None:
@@ -765,6 +863,7 @@ def test_the_client_says_all_that_a_search_can(shop: Akin, address: str, tmp_pat
     assert plain.hits[0].item.item_id == "item-3"
     assert plain.explain is not None and plain.explain.filtered_by == "ids"
     assert plain.hits[0].regions is not None
+    assert plain.hits[0].regions.hit_box == Box(x=0, y=0, width=1, height=1)
     assert len(several.hits) == 10
     assert {"item-6", "many"}.isdisjoint(hit.item.item_id for hit in several.hits)
     assert [hit.item.item_id for hit in similar.hits] == [

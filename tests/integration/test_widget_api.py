@@ -29,7 +29,8 @@ from services.api.schemas_search import HitOut
 from services.api.schemas_widget import OtherOut, SimilarOut
 from services.api.similar import MOST_CONDITIONS
 from services.catalog.database import now
-from services.catalog.models import Event, Image, Item
+from services.catalog.models import Embedding, Event, Image, Item
+from services.storage.blobs import key_of
 from services.wiring import build
 from tests.integration.conftest import Akin, picture
 from tests.servers import free_ports, wait_until
@@ -441,6 +442,37 @@ def test_what_precedes_an_items_first_vector_is_kept_by_nobody(shop: Akin) -> No
     assert early.headers["Cache-Control"] == "no-store"
     assert (len(late.json["hits"]), late.json["others"]) == (3, [])
     assert "max-age=60" in late.headers["Cache-Control"]
+
+
+def test_what_an_item_has_whose_only_picture_failed_is_kept(shop: Akin) -> None:
+    shop.upload(picture(99), "broken", attributes=json.dumps({"kind": "kind 0"}))
+    image = shop.get("/v1/items/broken")["images"][0]
+    shop.services.blobs.delete(key_of(image["sha256"]))
+    shop.work()
+    assert shop.get(f"/v1/images/{image['id']}")["state"] == "failed"
+    path = "/v1/items/broken/similar?limit=3&fill_by=kind"
+
+    first = shop.call("GET", path)
+    (port,) = free_ports(1)
+    with configured(shop, milvus_uri=f"http://127.0.0.1:{port}") as client:  # nothing can be ranked there
+        again = client.get(path, headers={"Authorization": f"Bearer {shop.key}"})
+
+    for answer in (first, again):
+        assert (answer.json["hits"], len(answer.json["others"])) == ([], 3)
+        assert "max-age=60" in answer.headers["Cache-Control"]
+
+
+def test_an_item_without_a_vector_is_early_until_it_has_failed(shop: Akin) -> None:
+    """Where the ledger says `indexed`, Milvus does not show yet what it was just given."""
+    image_id = shop.upload(picture(99), "late")["image_id"]
+
+    def freshness(state: str) -> str:
+        with shop.services.database.transaction() as session:
+            session.execute(update(Embedding).where(Embedding.image_id == image_id).values(state=state))
+        return shop.call("GET", "/v1/items/late/similar").headers["Cache-Control"]
+
+    assert {freshness(state) for state in ("pending", "leased", "indexed")} == {"no-store"}
+    assert "max-age=60" in freshness("failed")
 
 
 def test_what_changes_while_it_is_read_is_not_kept_for_what_was_before(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import psutil
 import pytest
 from flask import Flask, Response
 
+from services.api.worker import MOST_WAITING
 from services.config import load_settings
 from services.stack.plan import api_command
 from tests.servers import free_ports, wait_until
@@ -129,3 +132,52 @@ def test_many_clients_that_come_at_once_are_shared(port: int) -> None:
         answered = Counter(name for names in pool.map(client, range(32)) for name in names)
     assert len(answered) == PROCESSES
     assert min(answered.values()) > sum(answered.values()) / 4
+
+
+def test_the_longest_id_of_an_item_and_a_filter_fit_into_an_address(port: int) -> None:
+    filtered = quote('{"field": "brand", "in": [' + ", ".join(f'"brand {number}"' for number in range(30)) + "]}")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    connection.request("GET", f"/0.0?filter={filtered}&item={quote(chr(0x1F45F) * 512)}")
+    response = connection.getresponse()
+
+    assert response.status == 200
+    assert response.read().isdigit()
+    connection.close()
+
+
+def _status(connection: http.client.HTTPConnection, seconds: float) -> tuple[int, float]:
+    """How a request was answered, and after how long."""
+    began = time.monotonic()
+    connection.request("GET", f"/{seconds}")
+    response = connection.getresponse()
+    content = response.read()
+    if response.status == 503:
+        assert response.getheader("Retry-After") == "2"
+        assert response.getheader("Content-Type") == "application/problem+json"
+        assert json.loads(content)["code"] == "unavailable"
+    return response.status, time.monotonic() - began
+
+
+@pytest.mark.parametrize("kept_alive", [False, True])
+def test_what_is_too_much_to_wait_for_is_refused_early(port: int, kept_alive: bool) -> None:
+    """Threads that answer eight a second would keep the last of these clients waiting for twenty seconds."""
+    connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(160)]
+    if kept_alive:
+        for connection in connections:
+            assert _status(connection, 0.0)[0] == 200
+
+    with ThreadPoolExecutor(len(connections)) as pool:
+        answers = list(pool.map(lambda connection: _status(connection, 0.5), connections))
+
+    served = [seconds for status, seconds in answers if status == 200]
+    refused = [seconds for status, seconds in answers if status == 503]
+    assert len(served) + len(refused) == len(connections)
+    may_wait = MOST_WAITING * PROCESSES * THREADS
+    assert len(served) >= may_wait
+    assert len(refused) >= len(connections) / 3
+    assert max(refused) < max(served)
+    # It goes on as if nothing had been.
+    assert {_status(http.client.HTTPConnection("127.0.0.1", port, timeout=60), 0.0)[0] for _ in range(20)} == {200}
+    for connection in connections:
+        connection.close()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from services.errors import ImageReason, ImageRejected, InvalidRequest
 from services.images.decode import Limits
-from services.images.preprocess import Crop, Preprocessing, preprocess, preprocess_image
+from services.images.preprocess import Box, Crop, Preprocessing, covered, preprocess, preprocess_image
 
 LIMITS = Limits(max_bytes=10_000_000, max_pixels=10_000_000)
 WHITE = [255, 255, 255]
@@ -225,3 +225,61 @@ def test_a_crop_of_less_than_eight_pixels_is_refused(crop: Crop) -> None:
     with pytest.raises(InvalidRequest) as caught:
         preprocess(noise(140, 140), spec(), LIMITS, crop)
     assert caught.value.code == "crop_too_small"
+
+
+def ruled(width: int, height: int) -> bytes:
+    """A picture whose red says how far to the right a pixel is, and whose green how far down; nothing of it is blue."""
+    pixels = np.zeros((height, width, 3))
+    pixels[..., 0] = 255 * (np.arange(width) + 0.5) / width
+    pixels[..., 1] = 255 * (np.arange(height)[:, None] + 0.5) / height
+    target = BytesIO()
+    Image.fromarray(pixels.round().astype(np.uint8)).save(target, "PNG")
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("crop", [None, Crop(0.5, 0.2, 0.4, 0.6)])
+@pytest.mark.parametrize("size", [(300, 200), (120, 360), (256, 256)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fit": "stretch"},
+        {"fit": "stretch", "crop_share": 0.7, "margin": 5},
+        {"fit": "crop"},
+        {"fit": "crop", "crop_share": 0.875},
+        {"fit": "pad"},
+        {"fit": "pad", "margin": 8},
+    ],
+)
+def test_what_an_input_covers_is_where_its_pixels_come_from(
+    changes: dict[str, object], size: tuple[int, int], crop: Crop | None
+) -> None:
+    fitting = spec(size=64, background=(0, 0, 255), **changes)
+    pixels = preprocess(ruled(*size), fitting, LIMITS, crop) / 255
+
+    box = covered(size, fitting, crop)
+
+    middles = (np.arange(64) + 0.5) / 64
+    across, down = np.meshgrid(box.x + box.width * middles, box.y + box.height * middles)
+    shown = pixels[..., 2] == 0
+    assert shown.any()
+    np.testing.assert_allclose(pixels[..., 0][shown], across[shown], atol=0.02)
+    np.testing.assert_allclose(pixels[..., 1][shown], down[shown], atol=0.02)
+    part = crop or Crop(0, 0, 1, 1)
+    inside = (abs(across - part.x - part.width / 2) < part.width / 2) & (
+        abs(down - part.y - part.height / 2) < part.height / 2
+    )
+    assert (shown <= inside).all()
+    if changes.get("margin") is None:
+        assert (shown == inside).mean() > 0.97  # the frame may cut a row of pixels in two
+
+
+@pytest.mark.parametrize(
+    ("fit", "box"),
+    [
+        ("stretch", Box(0, 0, 1, 1)),
+        ("crop", Box(0.25, 0, 0.5, 1)),
+        ("pad", Box(0, -0.5, 1, 2)),
+    ],
+)
+def test_of_a_wide_picture_an_input_covers_all_its_middle_or_more(fit: str, box: Box) -> None:
+    assert covered((200, 100), spec(fit=fit)) == box

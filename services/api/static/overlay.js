@@ -1,5 +1,6 @@
 /**
- * What is drawn over a picture: the part outside of a crop in shade, and how much each region has in common.
+ * What is drawn over a picture: the part outside of a crop in shade, and how much each region has in common. What the
+ * encoder was not given, because it looks at the middle of pictures only, stays bare.
  *
  * The canvas lies on the picture, has its proportions and the same `object-fit`, so both are cut or framed alike.
  */
@@ -25,8 +26,11 @@ export function overlay(image) {
   return canvas;
 }
 
-/** Draw a crop and a grid of values in 0..1 (either may be null) once the picture's proportions are known. */
-export async function paint(canvas, image, { crop = null, grid = null }) {
+/**
+ * Draw a crop and a grid of values in 0..1 (either may be null) once the picture's proportions are known. `box`: what of
+ * the whole picture the grid covers; it reaches beyond the picture, or the crop, where that was framed.
+ */
+export async function paint(canvas, image, { crop = null, grid = null, box = WHOLE }) {
   try {
     await image.decode();
   } catch {
@@ -36,14 +40,21 @@ export async function paint(canvas, image, { crop = null, grid = null }) {
   canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
   canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
   const context = canvas.getContext("2d");
-  const { x, y, width, height } = crop ?? WHOLE;
-  const inside = [x * canvas.width, y * canvas.height, width * canvas.width, height * canvas.height];
+  const place = ({ x, y, width, height }) => [
+    x * canvas.width, y * canvas.height, width * canvas.width, height * canvas.height,
+  ];
+  const inside = place(crop ?? WHOLE);
   if (crop) {
     context.fillStyle = SHADE;
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.clearRect(...inside);
   }
-  if (grid?.length) context.drawImage(heat(grid, inside[2], inside[3]), inside[0], inside[1], inside[2], inside[3]);
+  if (!grid?.length) return;
+  context.beginPath();
+  context.rect(...inside);
+  context.clip();
+  const [left, top, across, down] = place(box);
+  context.drawImage(heat(grid, across, down), left, top, across, down);
 }
 
 /** A grid as a coloured picture of about that size, its values interpolated between the middles of the cells. */
