@@ -251,7 +251,9 @@ def _settle_fields(session: Session, job: Job, unpictured: Sequence[JobEntry], l
         if not isinstance(outcome, Unmodified):
             entry.state = EntryState.UNCHANGED
         elif (image := alive.get(outcome.image_id)) is not None:
-            entry.replaces = _latest_other(there.get((entry.item["item_id"], image.origin or ""), ()), image.id)
+            # Not what another import found there meanwhile: it is later than what the server was asked about.
+            former = [one for one in there.get((entry.item["item_id"], image.origin or ""), ()) if one.id < image.id]
+            entry.replaces = _latest_other(former, image.id)
             same.append((entry, Added(entry.item_pk, image.id, created=False)))
         else:  # deleted meanwhile: fetched anew
             entry.due_at = now()

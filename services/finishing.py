@@ -98,11 +98,12 @@ def _remove_former(session: Session, job: Job, *, complete: bool) -> bool:
     Args:
         complete: all that it names is there: what is not named because it could not be read must not go.
     """
-    removed = {"replaced_images": replacing.remove_replaced(session, job, REMOVED_AT_ONCE)}
-    if job.mode == ImportMode.REPLACE and complete and job.total and not removed["replaced_images"]:
+    replaced = replacing.remove_replaced(session, job, REMOVED_AT_ONCE)
+    removed = {"replaced_images": replaced or 0}
+    if job.mode == ImportMode.REPLACE and complete and job.total and replaced is None:
         removed["removed_images"] = replacing.remove_unnamed_images(session, job, REMOVED_AT_ONCE)
         if not removed["removed_images"]:
             removed["removed_items"] = replacing.remove_unnamed_items(session, job, REMOVED_AT_ONCE)
     counted = {name: job.result.get(name, 0) + count for name, count in removed.items() if count}
     job.result = {**job.result, **counted}
-    return bool(counted)
+    return replaced is not None or bool(counted)

@@ -76,9 +76,10 @@ def _is_hopeless(services: Services, job: Job) -> bool:
     with services.database.transaction() as session:
         current = jobs.get(session, job.id, lock=True)
         faults = current.result.get(FAULTS_SO_FAR, 0) + 1
-        current.result = {**current.result, FAULTS_SO_FAR: faults}
         if faults < FAULTS or current.listed_at is not None:
+            current.result = {**current.result, FAULTS_SO_FAR: faults}
             return False
+        current.result = _without_passing(current)
         jobs.start(current)
         current.listed_at = now()
         current.error_code = SOURCE_FAULT
@@ -113,13 +114,17 @@ def _list_piece(services: Services, job: Job) -> None:
         jobs.start(current)
         current.cursor = cursor
         current.total += len(references)
-        passing = (AWAY_SINCE, FAULTS_SO_FAR)
-        current.result = {name: value for name, value in current.result.items() if name not in passing}
+        current.result = _without_passing(current)
         if done:
             current.listed_at = now()
         if error is not None:
             current.error_code, current.error_detail = error.code, printable(error.detail)
     content.ensure_stored(services, blobs)
+
+
+def _without_passing(job: Job) -> dict[str, Any]:
+    """Of what the job says came of it, all but how the source is at the moment."""
+    return {name: value for name, value in job.result.items() if name not in (AWAY_SINCE, FAULTS_SO_FAR)}
 
 
 def _is_given_up(services: Services, job: Job) -> bool:

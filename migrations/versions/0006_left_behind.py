@@ -12,11 +12,13 @@ branch_labels = None
 depends_on = None
 
 DELETED = sa.text("deleted_at IS NOT NULL")
+FOUND = sa.text("origin IS NOT NULL")
 REPLACING = sa.text("replaces IS NOT NULL")
 
 
 def upgrade() -> None:
     op.create_index("ix_images_deleted", "images", ["id"], sqlite_where=DELETED, postgresql_where=DELETED)
+    op.create_index("ix_images_origin", "images", ["item_pk", "origin"], sqlite_where=FOUND, postgresql_where=FOUND)
     op.create_index(
         "ix_job_entries_replacing",
         "job_entries",
@@ -28,4 +30,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_job_entries_replacing", "job_entries")
+    op.drop_index("ix_images_origin", "images")
     op.drop_index("ix_images_deleted", "images")

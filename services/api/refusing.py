@@ -7,7 +7,6 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
 from contextlib import suppress
 from selectors import EVENT_READ, BaseSelector
 from typing import Final
@@ -20,6 +19,7 @@ MOMENT_SECONDS: Final = 0.5
 # Until then a client that was refused may go on to send: to close before it has read the answer would take it away.
 LINGER_SECONDS: Final = 2.0
 READ_BYTES: Final = 64 * 1024
+MOST_REFUSED: Final = 256
 
 _BODY = json.dumps(described(Unavailable("too many requests are waiting: ask again in a moment", part="api"))).encode()
 _ANSWER = (
@@ -58,7 +58,13 @@ class Refusals:
 
     def __init__(self, poller: BaseSelector) -> None:
         self._poller = poller
-        self._open: deque[tuple[float, socket.socket]] = deque()
+        # Until when, the earliest first.
+        self._open: dict[socket.socket, float] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may be refused at the moment: each takes one of the files that a process may have open."""
+        return len(self._open) >= MOST_REFUSED
 
     def refuse(self, client: socket.socket) -> None:
         """Answer 503 to a connection that nobody reads from, and close it in the end."""
@@ -70,12 +76,13 @@ class Refusals:
         except OSError:  # it is gone
             client.close()
         else:
-            self._open.append((time.monotonic() + LINGER_SECONDS, client))
+            self._open[client] = time.monotonic() + LINGER_SECONDS
 
     def close_overdue(self) -> None:
         """Close those whose clients had time enough."""
-        while self._open and (self._open[0][0] < time.monotonic() or self._open[0][1].fileno() < 0):
-            self._close(self._open.popleft()[1])
+        moment = time.monotonic()
+        for client in [client for client, until in self._open.items() if until < moment]:
+            self._close(client)
 
     def _read(self, client: socket.socket) -> None:
         data = b""
@@ -85,14 +92,14 @@ class Refusals:
             self._close(client)
 
     def _close(self, client: socket.socket) -> None:
-        with suppress(KeyError, ValueError):  # it was closed before
-            self._poller.unregister(client)
+        del self._open[client]
+        self._poller.unregister(client)
         client.close()
 
 
 def waiting_on(listener: socket.socket) -> int:
     """How many connections nobody has taken yet. Linux tells (tcp(7): tcpi_unacked of TCP_INFO); elsewhere 0."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or listener.family not in (socket.AF_INET, socket.AF_INET6):
         return 0
     waiting: int
     (waiting,) = struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28), 24)

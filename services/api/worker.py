@@ -52,33 +52,40 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection with a request to a thread, once one is free."""
-        if self._in_hand >= self.cfg.threads:
-            self._waiting.append(conn)
-            return
-        self._in_hand += 1
-        super().enqueue_req(conn)
-        if self._in_hand >= self.cfg.threads:
-            self.set_accept_enabled(False)
+        self._waiting.append(conn)
+        self._begin()
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """Take a connection back from its thread, which has another now: a new one and one that waited, in turn."""
         self._in_hand -= 1
-        super().finish_request(conn, fs)
         self._new_first = not self._new_first
-        if self._waiting and self._new_first and self.alive:
-            for listener in self.sockets:
-                self.accept(listener)
+        if self._waiting and self._new_first and self.alive and self.nr_conns < self.worker_connections:
+            self._accept_first()
+        super().finish_request(conn, fs)
+        self._begin()
+
+    def _accept_first(self) -> None:
+        """Take a new connection, if there is one, before those that wait."""
+        waiting, self._waiting = self._waiting, deque()
+        for listener in self.sockets:
+            self.accept(listener)
+        self._waiting.extend(waiting)
+
+    def _begin(self) -> None:
         while self._waiting and self._in_hand < self.cfg.threads:
-            self.enqueue_req(self._waiting.popleft())
+            self._in_hand += 1
+            super().enqueue_req(self._waiting.popleft())
+        if self._in_hand >= self.cfg.threads:
+            self.set_accept_enabled(False)
 
     def _refuse_requests(self) -> None:
-        while self._requests.is_too_large(len(self._waiting)):
+        while not self._refusals.full and self._requests.is_too_large(len(self._waiting)):
             self.nr_conns -= 1
             self._refusals.refuse(self._waiting.pop().sock)
 
     def _refuse_connections(self) -> None:
         for listener in self.sockets:
-            while self._connections.is_too_large(waiting_on(listener)):
+            while not self._refusals.full and self._connections.is_too_large(sum(map(waiting_on, self.sockets))):
                 try:
                     client, _ = listener.accept()
                 except OSError:  # another process was quicker

@@ -120,6 +120,7 @@ class Image(Base):
         _partial("uq_images_item_sha256", "item_pk", "sha256", unique=True, where="deleted_at IS NULL"),
         _partial("ix_images_living", "catalog_id", "id", where="deleted_at IS NULL"),
         _partial("ix_images_deleted", "id", where="deleted_at IS NOT NULL"),
+        _partial("ix_images_origin", "item_pk", "origin", where="origin IS NOT NULL"),
         Index("ix_images_sha256", "sha256"),
         # For the check of the foreign key when an item goes; the partial one above cannot serve it.
         Index("ix_images_item_pk", "item_pk"),

@@ -14,34 +14,35 @@ from services.catalog.states import EntryState, JobState
 _SEARCHABLE = [EntryState.INDEXED, EntryState.UNCHANGED]
 
 
-def remove_replaced(session: Session, job: Job, limit: int) -> int:
-    """Tombstone pictures whose place holds others by now, once these are searchable; returns how many.
+def remove_replaced(session: Session, job: Job, limit: int) -> int | None:
+    """Tombstone pictures whose place holds others by now, once these are searchable; how many, None at the end.
 
-    A picture that the import found in another place stays: two files may have changed their names.
+    A picture that the import, or a later job, found in another place or found again stays: two files may have changed
+    their names, and a cancelled import comes to this late.
     """
-    other = aliased(JobEntry)
-    still_named = exists().where(other.job_id == job.id, other.image_id == JobEntry.replaces)
     found = session.execute(
         select(JobEntry.id, JobEntry.image_id, JobEntry.replaces)
         .where(JobEntry.job_id == job.id, JobEntry.state.in_(_SEARCHABLE), JobEntry.replaces.is_not(None))
-        .where(~still_named)
         .order_by(JobEntry.id)
         .limit(limit)
     ).all()
     if not found:
-        return 0
+        return None
     entry_ids = [row.id for row in found]
     replaced = {row.replaces for row in found if row.replaces is not None}
+    # An upload that names one of them comes before, and is seen, or after.
     removal.lock_items(session, [*replaced, *(row.image_id for row in found if row.image_id is not None)])
-    replaced.update(session.scalars(_older(job, entry_ids)))
+    replaced.update(session.scalars(_older(entry_ids)))
+    unnamed = session.scalars(
+        select(Image.id).where(Image.id.in_(replaced), Image.deleted_at.is_(None), ~_named_since(job))
+    ).all()
     session.execute(
         update(JobEntry)
         .where(JobEntry.id.in_(entry_ids))
         .values(replaces=None)
         .execution_options(synchronize_session=False)
     )
-    removal.delete_images(session, list(replaced))
-    return len(replaced)
+    return removal.delete_images(session, unnamed)
 
 
 def left_by_cancelled(session: Session, limit: int) -> Sequence[Job]:
@@ -62,7 +63,7 @@ def left_by_cancelled(session: Session, limit: int) -> Sequence[Job]:
 
 def go_on_for_cancelled(session: Session, job: Job, limit: int) -> bool:
     """Remove the next pictures whose places a cancelled import's took; False when there are none left."""
-    if remove_replaced(session, job, limit):
+    if remove_replaced(session, job, limit) is not None:
         return True
     session.execute(
         update(JobEntry)
@@ -73,8 +74,8 @@ def go_on_for_cancelled(session: Session, job: Job, limit: int) -> bool:
     return False
 
 
-def _older(job: Job, entry_ids: Sequence[int]) -> Select[int]:
-    """Living images of a place that came before the latest that an entry replaces, and that no later job names.
+def _older(entry_ids: Sequence[int]) -> Select[int]:
+    """Living images of a place that came before the latest that an entry replaces.
 
     They stayed because those after them failed, or because nobody saw to them once their import was cancelled.
     """
@@ -83,7 +84,7 @@ def _older(job: Job, entry_ids: Sequence[int]) -> Select[int]:
         select(Image.id)
         .join(JobEntry, JobEntry.item_pk == Image.item_pk)
         .join(replaced, (replaced.id == JobEntry.replaces) & (replaced.origin == Image.origin))
-        .where(JobEntry.id.in_(entry_ids), Image.id < replaced.id, Image.deleted_at.is_(None), ~_named_since(job))
+        .where(JobEntry.id.in_(entry_ids), Image.id < replaced.id, Image.deleted_at.is_(None))
     )
 
 

@@ -66,7 +66,8 @@ def turns(session: Session) -> list[Turn]:
         for place, (priority, _, not_live, since, _) in enumerate(order)
         if priority <= Priority.IMPORT and not not_live and since < moment - PATIENCE
     ]
-    # Only if the last turn was one of those that are first in order.
-    if overdue and any(turn[:2] == order[0][:2] and turn[3] == served > _NEVER for turn in order):
+    # Only if the last turn was none of those that wait behind the first in order.
+    first = {turn[-1] for turn in order if turn[:2] == order[0][:2]}
+    if overdue and all(turn[3] < served for turn in order if turn[-1] not in first):
         order.insert(0, order.pop(min(overdue)[1]))
     return [Turn(index_id, not embeds) for _, embeds, *_, index_id in order]

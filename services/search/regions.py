@@ -70,9 +70,10 @@ class _Explainer:
             data, crop = picture.data, picture.crop
         else:
             data, crop = self._services.blobs.get(key_of(picture.sha256)), None
-        info = self._services.decoder.inspect(data)
+        # What is stored has been looked at before.
+        sized = picture if isinstance(picture, Found) else self._services.decoder.inspect(data)
         pixels = self._services.decoder.preprocess(data, self._preprocessing, crop)
-        return _Seen(pixels, covered((info.width, info.height), self._preprocessing, crop))
+        return _Seen(pixels, covered((sized.width, sized.height), self._preprocessing, crop))
 
     def regions(self, query: _Seen, match: Match) -> Regions | AkinError:
         try:

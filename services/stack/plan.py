@@ -166,6 +166,8 @@ def api_command(settings: Settings) -> list[str]:
         "--workers": str(settings.api_processes),
         "--timeout": "60",
         "--graceful-timeout": "10",
+        # With those that it refuses and its own, fewer than the 1,024 files that a process may have open by default.
+        "--worker-connections": "512",
         # The most that it takes: an item's id may have 512 characters, 12 bytes each in an address, and filters follow.
         "--limit-request-line": "8190",
     }

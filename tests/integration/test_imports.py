@@ -33,7 +33,7 @@ from services import (
     reindex,
     writing,
 )
-from services.catalog import catalogs, replacing
+from services.catalog import catalogs, entries, replacing
 from services.catalog.database import now
 from services.catalog.items import ItemFields
 from services.catalog.models import Embedding, Image, Job, JobEntry
@@ -611,6 +611,55 @@ def test_what_a_cancelled_import_accepted_takes_the_place_of_what_was_there(eith
     assert sha256(picture(4)) in pictures_of(akin, "4"), "its place was taken by nothing that is searchable"
     with akin.services.database.reading() as session:
         assert replacing.left_by_cancelled(session, 10) == [], "it is not looked at for ever"
+
+
+def test_what_a_later_import_names_again_outlives_the_end_of_a_cancelled_one(either_akin: Akin, photos: Path) -> None:
+    akin = either_akin
+    location = str(photos / "shoes")
+    over(akin, post(akin, "/v1/imports/source", location=location))
+    (photos / "shoes" / "3.jpg").write_bytes(picture(33))
+    wrong = post(akin, "/v1/imports/source", location=location)
+    accepting.accept_pending(akin.services)
+    assert akin.call("POST", f"{wrong['links']['self']}/cancel").status_code == 200
+    (photos / "shoes" / "3.jpg").write_bytes(picture(3))
+    right = post(akin, "/v1/imports/source", location=location)
+    accepting.accept_pending(akin.services)
+
+    over(akin, wrong)
+    ended = over(akin, right)
+
+    assert (ended["state"], ended["unchanged"], ended["failed"]) == ("finished", 5, 0)
+    assert pictures_of(akin, "3") == [sha256(picture(3))]
+    assert ended["result"] == {"replaced_images": 1}
+
+
+def test_what_a_server_sent_meanwhile_outlives_the_import_that_found_nothing_new(akin: Akin, shop: Shop) -> None:
+    """Of two imports at the same time one is told that nothing has changed, and the other a moment later gets more."""
+    shop.files = {"/a.jpg": picture(1)}
+    records = lines({"item_id": "a", "image": f"{shop.url}/a.jpg"})
+    over(akin, send(akin, "/v1/imports/manifest", records, "application/x-ndjson"))
+    slow = send(akin, "/v1/imports/manifest", records, "application/x-ndjson")
+    (job,) = _open_imports(akin)
+    listing.list_more(akin.services, job)
+    with akin.services.database.transaction() as session:
+        claimed = entries.claim(session, job.id, 10, now() + timedelta(minutes=1))
+    told = [one for piece in gathering.gather(akin.services, job, claimed) for one in piece]
+    shop.files["/a.jpg"] = picture(2)
+    quick = send(akin, "/v1/imports/manifest", records, "application/x-ndjson")
+    accepting.accept_pending(akin.services)
+    with akin.services.database.transaction() as session:
+        accepting._settle(session, job.id, {entry.id: outcome for entry, outcome in told})
+
+    over(akin, quick)
+    over(akin, slow)
+
+    assert [type(outcome) for _, outcome in told] == [gathering.Unmodified]
+    assert pictures_of(akin, "a") == [sha256(picture(2))]
+
+
+def _open_imports(akin: Akin) -> list[Job]:
+    with akin.services.database.reading() as session:
+        return list(session.scalars(select(Job).where(Job.finished_at.is_(None))))
 
 
 def test_a_server_that_has_the_same_picture_again_makes_those_before_it_go(akin: Akin, shop: Shop) -> None:

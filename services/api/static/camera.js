@@ -28,9 +28,9 @@ export async function takePicture() {
   const stream = await opened();
   try {
     view.srcObject = stream;
-    await view.play();
     dialog.returnValue = "";
     dialog.showModal();
+    view.play().catch(() => {}); // ended by closing
     await new Promise((resolve) => {
       dialog.addEventListener("close", resolve, { once: true });
     });
@@ -51,6 +51,7 @@ async function opened() {
 }
 
 async function pictureOf(video) {
+  if (!video.videoWidth) throw new Error("The camera gives no picture.");
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext("2d").drawImage(video, 0, 0);
