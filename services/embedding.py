@@ -24,6 +24,7 @@ from services.catalog import entries, indexes, ledger, turns
 from services.catalog.database import now
 from services.catalog.ledger import Claim, Lease
 from services.catalog.models import IndexRow
+from services.catalog.turns import Turn
 from services.encoders.manifest import Manifest
 from services.errors import AkinError, ConfigurationError, ImageReason, ImageRejected, NotFound, Unavailable
 from services.queue import Task
@@ -41,7 +42,11 @@ RETRIED = (ImageReason.TIMEOUT, ImageReason.CRASHED)
 
 @dataclass(frozen=True)
 class Batch:
-    """Claimed pictures, decoded: `pixels` is uint8 (n, size, size, 3), a row for each of `claims`."""
+    """Claimed pictures, decoded: `pixels` is uint8 (n, size, size, 3), a row for each of `claims`.
+
+    Attributes:
+        overdue: of an index that went before others because it had waited for long.
+    """
 
     lease: Lease
     collection: str
@@ -50,6 +55,7 @@ class Batch:
     claims: tuple[Claim, ...]
     pixels: NDArray[np.uint8]
     rejected: tuple[tuple[Claim, ImageRejected], ...]
+    overdue: bool
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ def drain(services: Services, seconds: float = TASK_SECONDS) -> int:
         try:
             upcoming = ahead.submit(prepare, services, until)
             while upcoming is not None and (batch := upcoming.result()) is not None:
-                upcoming = ahead.submit(prepare, services, until) if time.monotonic() < until else None
+                goes_on = time.monotonic() < until
+                upcoming = ahead.submit(prepare, services, until, in_order=batch.overdue) if goes_on else None
                 encoded = encode(services, batch)
                 indexed += being_written.result() if being_written else 0
                 being_written = behind.submit(write, services, encoded) if encoded else None
@@ -109,22 +116,26 @@ def _give_back(services: Services, upcoming: Future[Batch | None] | None, encode
             _release(services, in_hand.lease)
 
 
-def prepare(services: Services, until: float = math.inf) -> Batch | None:
+def prepare(services: Services, until: float = math.inf, *, in_order: bool = False) -> Batch | None:
     """Claim a batch of any index with work and decode it; None where nothing is pending.
 
     What is to be refreshed has its turn before: None too where that took longer than until the clock says `until`.
+
+    Args:
+        in_order: what is overdue does not go before others, as it did the last time.
 
     Raises:
         Unavailable: a part is away; the rows were given back.
     """
     while True:
         with services.database.reading() as session:
-            order = turns.turns(session)
+            order = turns.turns(session, in_order=in_order)
         for turn in order:
             if turn.refreshes:
                 if refreshing.refresh(services, turn.index_id):
+                    in_order = turn.overdue
                     break  # an upload may have come, and goes first
-            elif (batch := _prepare_from(services, turn.index_id)) is not None:
+            elif (batch := _prepare_from(services, turn)) is not None:
                 return batch
         else:
             return None
@@ -132,15 +143,16 @@ def prepare(services: Services, until: float = math.inf) -> Batch | None:
             return None
 
 
-def _prepare_from(services: Services, index_id: int) -> Batch | None:
-    while (claimed := _claim(services, index_id)) is not None:
+def _prepare_from(services: Services, turn: Turn) -> Batch | None:
+    while (claimed := _claim(services, turn.index_id)) is not None:
         lease, index = claimed
         with _accounting(services, lease) as account:
             manifest = Manifest.model_validate(index.encoder.manifest)
             claims, pixels, rejected = _decode(services, manifest, lease)
         if not account.failed:
+            encoder = index.encoder
             return Batch(
-                lease, index.collection, index.encoder.sha256, index.encoder.dimension, claims, pixels, rejected
+                lease, index.collection, encoder.sha256, encoder.dimension, claims, pixels, rejected, turn.overdue
             )
     return None
 

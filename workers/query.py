@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from services.encode_call import ANSWER_SECONDS, REQUESTS, Kind, Query, pack_answer, pack_refusal
 from services.encoders.agreement import agreement
 from services.encoders.base import Encoder
-from services.errors import AkinError, InvalidRequest
+from services.errors import AkinError, InvalidRequest, Unavailable
 from services.queue import ALIVE_SECONDS, alive_key
 from services.wiring import Services
 from workers.process import run_process
@@ -29,18 +29,26 @@ logger = logging.getLogger(__name__)
 
 # How late a stop or a new heartbeat may be.
 WAIT_SECONDS = 0.5
+# What is away is looked for again after these.
+AWAY_SECONDS = 0.5
 
 
 def run(services: Services, stop: threading.Event) -> None:
     """Answer queries until told to stop; Redis or the database being away is waited out."""
-    services.encoders.warm_up(services.settings.query_threads)
+    warm = False
     while not stop.is_set():
         try:
+            if not warm:
+                services.encoders.warm_up(services.settings.query_threads)
+                warm = True
             services.redis.set(alive_key("query"), 1, ex=ALIVE_SECONDS)
             answer_waiting(services)
         except redis.RedisError as error:
             logger.warning("Redis does not answer: %s", error)
-            stop.wait(0.5)
+            stop.wait(AWAY_SECONDS)
+        except Unavailable as error:
+            logger.warning("%s", error.detail)
+            stop.wait(AWAY_SECONDS)
 
 
 def answer_waiting(services: Services) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import exists, func, or_, select
@@ -20,17 +20,26 @@ PATIENCE = timedelta(seconds=5)
 
 @dataclass(frozen=True)
 class Turn:
-    """An index with rows that wait for a worker: pending ones to embed, or stale ones to refresh."""
+    """An index with rows that wait for a worker: pending ones to embed, or stale ones to refresh.
+
+    Attributes:
+        overdue: it goes before others only because it has waited for PATIENCE.
+    """
 
     index_id: int
     refreshes: bool
+    overdue: bool = False
 
 
-def turns(session: Session) -> list[Turn]:
+def turns(session: Session, *, in_order: bool = False) -> list[Turn]:
     """Indexes with work: fresh uploads, then changed items, imports, and a reindex; catalogs take turns.
 
-    A stream of uploads, or a refresh of very many items, does not stop the imports of other catalogs: each has a turn
-    every PATIENCE, and of two turns one at most is such a one, so that an upload waits for one batch more.
+    A stream of uploads, or a refresh of very many items, does not stop the imports of other catalogs: what is overdue
+    comes first.
+
+    Args:
+        in_order: nothing does. A worker whose last turn was an overdue one wants this, so that an upload waits for one
+            batch more at most.
     """
     pending = (Embedding.index_id == IndexRow.id, Embedding.state == EmbeddingState.PENDING)
     expired = exists().where(
@@ -50,24 +59,21 @@ def turns(session: Session) -> list[Turn]:
     ).all()
     moment = now()
     order = []
-    served = _NEVER
     for row in rows:
         # In the future it would be that of a clock that was ahead.
         since = row.claimed_at if row.claimed_at and row.claimed_at < moment + PATIENCE else _NEVER
-        served = max(served, since)
         turn = (row.state != IndexState.LIVE, since, row.id)
         if row.refreshes:
             order.append((Priority.IMPORT, False, *turn))
         if row.embeds:
             order.append((Priority.IMPORT if row.priority is None else row.priority, True, *turn))
     order.sort()
+    found = [Turn(index_id, not embeds) for _, embeds, *_, index_id in order]
     overdue = [
         (since, place)
         for place, (priority, _, not_live, since, _) in enumerate(order)
         if priority <= Priority.IMPORT and not not_live and since < moment - PATIENCE
     ]
-    # Only if the last turn was none of those that wait behind the first in order.
-    first = {turn[-1] for turn in order if turn[:2] == order[0][:2]}
-    if overdue and all(turn[3] < served for turn in order if turn[-1] not in first):
-        order.insert(0, order.pop(min(overdue)[1]))
-    return [Turn(index_id, not embeds) for _, embeds, *_, index_id in order]
+    if overdue and not in_order and (place := min(overdue)[1]) > 0:
+        found.insert(0, replace(found.pop(place), overdue=True))
+    return found

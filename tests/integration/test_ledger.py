@@ -742,10 +742,12 @@ def test_what_floods_a_catalog_does_not_stop_the_import_of_another(database: Dat
         imports = [add_catalog(session, name, Priority.IMPORT) for name in ("one", "another")]
         serve(session, (flooded, 4.5), *((index_id, 60) for index_id in imports))
 
-        taken = []
+        taken, overdue = [], False
         for ago in (4, 3, 2, 1):
-            taken.append(turns(session)[0].index_id)
-            serve(session, (taken[-1], ago))
+            turn = turns(session, in_order=overdue)[0]
+            taken.append(turn.index_id)
+            overdue = turn.overdue
+            serve(session, (turn.index_id, ago))
         serve(session, (flooded, 0))
         assert turns(session)[0].index_id == flooded, "nobody else has waited for long"
 
@@ -756,9 +758,23 @@ def test_an_upload_does_not_wait_for_two_imports_one_after_the_other(database: D
     with database.transaction() as session:
         imports = [add_catalog(session, name, Priority.IMPORT) for name in ("one", "another")]
         fresh = add_catalog(session, "fresh", Priority.UPLOAD, count=1)
-        serve(session, (fresh, 60), (imports[0], 60), (imports[1], 0))
+        serve(session, (fresh, 1), (imports[0], 60), (imports[1], 60))
+        first = turns(session)[0]
+        serve(session, (first.index_id, 0))
 
-        assert turns(session)[0].index_id == fresh
+        assert first == Turn(imports[0], refreshes=False, overdue=True)
+        assert turns(session, in_order=first.overdue)[0] == Turn(fresh, refreshes=False)
+
+
+def test_uploads_that_come_to_catalogs_in_turn_do_not_stop_an_import(database: Database) -> None:
+    """The catalog that had the last turn may have nothing left to do, as each of these is done with one batch."""
+    with database.transaction() as session:
+        drained = add_catalog(session, "drained", Priority.UPLOAD, count=0)
+        fresh = add_catalog(session, "fresh", Priority.UPLOAD, count=1)
+        waiting = add_catalog(session, "waiting", Priority.IMPORT)
+        serve(session, (drained, 0), (fresh, 4), (waiting, 60))
+
+        assert [turn.index_id for turn in turns(session)] == [waiting, fresh]
 
 
 def test_a_clock_that_was_ahead_keeps_no_catalog_from_its_turn(database: Database) -> None:

@@ -252,6 +252,31 @@ def test_a_full_list_refuses_every_kind_at_once(services: Services) -> None:
     assert services.redis.lrange(REQUESTS, 0, -1) == before
 
 
+def test_a_database_that_is_away_when_it_starts_is_waited_for(
+    services: Services, photo: TorchEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = services.settings.data_dir / "akin.db"
+    away = path.rename(path.with_name("moved.db"))
+    path.mkdir()  # what cannot be opened as a database
+    stop, its_own = threading.Event(), build(services.settings)
+    process = threading.Thread(target=query.run, args=(its_own, stop))
+    process.start()
+    try:
+        wait_until(lambda: "the database does not answer" in caplog.text, "it notices", 30)
+        path.rmdir()
+        away.rename(path)
+        asked = pixels(1)
+
+        vector = services.query_encoder.encode(PHOTO.weights_sha256, asked)
+
+        np.testing.assert_allclose(vector, photo.encode(asked[None])[0], atol=1e-5)
+        assert process.is_alive()
+    finally:
+        stop.set()
+        process.join()
+        its_own.close()
+
+
 def test_messages_of_other_releases_are_dropped(services: Services, photo: TorchEncoder) -> None:
     fields = msgpack.unpackb(of_each_kind("akin:answer:other", time.time() + 20)[0].pack())
     changed = [
