@@ -90,6 +90,9 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
         context.set_default_timeout(PATIENCE_MS)
         yield context
+        # What a test answers in the place of the server, it answers to its end: else it fails within the next test.
+        for page in context.pages:
+            page.unroute_all(behavior="wait")
 
 
 @pytest.fixture
