@@ -43,7 +43,8 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address that the API binds to")
     port: int = Field(8080, ge=1, le=65535, description="port of the API; `akin up` takes a free one if it is taken")
-    api_threads: Positive = Field(4, description="request threads of one API process")
+    # Searches wait for the encoder and for Milvus most of the time: with 4, a core rested while 32 clients waited.
+    api_threads: Positive = Field(8, description="request threads of one API process")
     api_processes: Positive = Field(2, description="API processes; each has threads and decoders of its own")
 
     api_url: str | None = Field(None, description="where the command line finds the API")
@@ -100,7 +101,8 @@ class Settings(BaseSettings):
     audit_hours: float = Field(24.0, ge=0, description="hours between audits that repair what they find; 0 never")
 
     query_queue: Positive = Field(64, description="queries that may wait to be encoded")
-    query_batch: Positive = Field(16, description="queries encoded together")
+    # On a CPU more are hardly quicker together, and while all wait for one batch nothing else is done for any.
+    query_batch: Positive = Field(4, description="queries encoded together; on a GPU 16 or more")
     # Of one picture, threads that wait for each other take longer than one does alone.
     query_threads: Positive = Field(1, description="cores that one query process encodes on; more processes take more")
     query_deadline: Seconds = Field(5.0, description="seconds until a query is given up")

@@ -50,7 +50,7 @@ def several(pictures: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 @pytest.fixture
 def services(tmp_path: Path, redis_database: str) -> Iterator[Services]:
     """Those of a caller and of the query process, which a test lets work by `answer` or `answering`."""
-    settings = Settings(data_dir=tmp_path, redis_url=redis_database, query_deadline=20)
+    settings = Settings(data_dir=tmp_path, redis_url=redis_database, query_deadline=20, query_batch=16)
     prepare(settings)
     services = build(settings)
     yield services
