@@ -21,7 +21,7 @@ from services.additions import Added, add, entry_states
 from services.catalog import entries, items, jobs, ledger, removal
 from services.catalog.database import now
 from services.catalog.items import ItemFields, Picture
-from services.catalog.models import Image, Job, JobEntry
+from services.catalog.models import Job, JobEntry
 from services.catalog.states import EntryState, ImportMode, JobState, Priority
 from services.errors import AkinError, ImageRejected
 from services.gathering import FieldsOnly, Found, Gathered, NotYet, Refused, Unmodified, gather
@@ -252,8 +252,8 @@ def _settle_fields(session: Session, job: Job, unpictured: Sequence[JobEntry], l
             entry.state = EntryState.UNCHANGED
         elif (image := alive.get(outcome.image_id)) is not None:
             # Not what another import found there meanwhile: it is later than what the server was asked about.
-            former = [one for one in there.get((entry.item["item_id"], image.origin or ""), ()) if one.id < image.id]
-            entry.replaces = _latest_other(former, image.id)
+            found = there.get((entry.item["item_id"], image.origin or ""), ())
+            entry.replaces = max((one.id for one in found if one.id < image.id), default=None)
             same.append((entry, Added(entry.item_pk, image.id, created=False)))
         else:  # deleted meanwhile: fetched anew
             entry.due_at = now()
@@ -268,15 +268,11 @@ def _settle_good(session: Session, job: Job, good: Sequence[tuple[JobEntry, Good
     for (entry, outcome), added in zip(good, all_added, strict=True):
         origin = outcome.picture.origin
         there = before.get((entry.item["item_id"], origin.place), ()) if origin is not None else ()
-        entry.replaces = _latest_other(there, added.image_id)
+        # The latest image of the place that is not the one which lies there now.
+        entry.replaces = max((image.id for image in there if image.id != added.image_id), default=None)
         entry.item_pk = added.item_pk
         entry.sha256 = outcome.picture.sha256
     _set_states(session, [(entry, added) for (entry, _), added in zip(good, all_added, strict=True)])
-
-
-def _latest_other(images: Sequence[Image], own: int) -> int | None:
-    """The latest image of a place that is not the one which lies there now."""
-    return max((image.id for image in images if image.id != own), default=None)
 
 
 def _set_states(session: Session, settled: Sequence[tuple[JobEntry, Added]]) -> None:

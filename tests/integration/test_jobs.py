@@ -112,11 +112,8 @@ def test_bytes_that_a_cancelled_import_left_out_are_collected(akin: Akin) -> Non
     assert akin.call("GET", f"{kept['links']['self']}/content").status_code == 200
 
 
-def test_an_import_cancelled_while_a_worker_looks_at_its_pictures_accepts_none_of_them(
-    either_akin: Akin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    akin = either_akin
-    job = akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(3)})
+def take_turn_while_cancelled(akin: Akin, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a worker look at an import's pictures, which is cancelled when it has begun to."""
     inspect = akin.services.decoder.inspect_many
 
     def cancelling(headers: list[bytes]) -> object:
@@ -124,9 +121,16 @@ def test_an_import_cancelled_while_a_worker_looks_at_its_pictures_accepts_none_o
         return inspect(headers)
 
     monkeypatch.setattr(akin.services.decoder, "inspect_many", cancelling)
-
     assert accepting.take_turn(akin.services)
     monkeypatch.undo()
+
+
+def test_an_import_cancelled_while_a_worker_looks_at_its_pictures_accepts_none_of_them(
+    either_akin: Akin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    akin = either_akin
+    job = akin.upload_many({f"{seed}.jpg": picture(seed) for seed in range(3)})
+    take_turn_while_cancelled(akin, job, monkeypatch)
     akin.work()
 
     assert akin.get(job["links"]["self"])["cancelled"] == 3
@@ -145,15 +149,7 @@ def test_bytes_of_an_import_cancelled_while_a_worker_looks_at_them_are_collected
     job = akin.call("POST", "/v1/imports/archive", data=archive.getvalue(), content_type="application/zip").json
     with akin.services.database.transaction() as session:
         session.add(OrphanBlob(sha256=hashlib.sha256(picture(0)).hexdigest()))
-    inspect = akin.services.decoder.inspect_many
-
-    def cancelling(headers: list[bytes]) -> object:
-        cancel(akin, job)
-        return inspect(headers)
-
-    monkeypatch.setattr(akin.services.decoder, "inspect_many", cancelling)
-    assert accepting.take_turn(akin.services)
-    monkeypatch.undo()
+    take_turn_while_cancelled(akin, job, monkeypatch)
     akin.work()
     stored = [key_of(hashlib.sha256(picture(seed)).hexdigest()) for seed in range(3)]
     assert all(akin.services.blobs.exists(key) for key in stored)
